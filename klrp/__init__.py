@@ -1,0 +1,46 @@
+"""Semiring Layer-wise Relevance Propagation for PyTorch.
+
+    R_j = ⊕_k Θ(d_jk) ⊗ R_k,    d_jk = Σ_t α_t(a_j) ω_t(w_jk) / z_k
+
+``klrp.explain(model, inputs)`` propagates relevance in any semiring through any feed-forward network that
+torch.fx can trace.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from klrp import conversions, rules
+from klrp.composites import ADD, ANY, FIRST, Composite
+from klrp.errors import KlrpError
+from klrp.meanings import register
+from klrp.relevance import Relevance, explain, explain_many, kernel_for
+from klrp.semirings import (
+    BOOLEAN,
+    COUNTING,
+    COUNTING_INT,
+    FUZZY,
+    LOG,
+    LUKASIEWICZ,
+    MAX_PLUS,
+    REAL,
+    TROPICAL,
+    VITERBI,
+    Semiring,
+    check_laws,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ADD", "ANY", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY", "KlrpError", "LOG",
+    "LUKASIEWICZ", "MAX_PLUS", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__", "check_laws",
+    "conversions", "data", "explain", "explain_many", "kernel_for", "models", "plot", "register", "rules", "widgets",
+]  # fmt: skip
+
+_ON_USE = ("data", "models", "plot", "widgets")  # they bring torchvision, matplotlib, ipywidgets along
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_USE:
+        return import_module(f"klrp.{name}")
+    raise AttributeError(f"module 'klrp' has no attribute {name!r}")

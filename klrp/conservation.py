@@ -1,0 +1,120 @@
+"""Where relevance goes: for the reals a balance for each step, for other semirings the total of each map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from klrp.operations import Pass, Winner
+from klrp.semirings import Semiring
+from klrp.shares import Shares
+from klrp.tables import Table
+
+
+class Balance(NamedTuple):
+    """The account of one step, each entry [N]: received = passed + bias + stabiliser + lost."""
+
+    received: Tensor
+    passed: Tensor
+    bias: Tensor
+    stabiliser: Tensor
+    lost: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """received − (passed + bias + stabiliser + lost) [N]: rounding, or a mistake."""
+        return self.received - self.passed - self.bias - self.stabiliser - self.lost
+
+
+class Total(NamedTuple):
+    """The ⊕ over one map [N, *shape], and what it says."""
+
+    total: Tensor
+    meaning: str
+
+
+@dataclass(frozen=True, eq=False)
+class Conservation(Mapping[str, Balance | Total]):
+    """A read-only mapping from step names to their Balance (reals) or Total (other semirings)."""
+
+    entries: Mapping[str, Balance | Total]
+
+    def __getitem__(self, name: str) -> Balance | Total:
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def table(self, sample: int = 0) -> Table:
+        """The entries of one sample as a table."""
+        first = next(iter(self.entries.values()))
+        columns = first._fields if isinstance(first, Balance) else ("total", "meaning")
+        rows = (
+            (name, *(v[sample].tolist() if isinstance(v, Tensor) else v for v in entry))
+            for name, entry in self.entries.items()
+        )
+        return Table(("step", *columns), tuple(rows))
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def balance(operation: object, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool) -> Balance:
+    """The account of one step that received r [N, *output] and passed its inputs' relevance on.
+
+    ``linear`` says that Θ = id: then every term is computed for itself, and nothing is lost but what goes
+    to neurons with z = 0. Otherwise what Θ changed counts as lost.
+    """
+    received, handed = _sum(r), sum(_sum(x) for x in passed)
+    zero = torch.zeros_like(received)
+    if shares is None:
+        keeps_all = isinstance(operation, Pass | Winner)
+        return Balance(received, handed, zero, zero, zero if keeps_all else received - handed)
+    bias, stabiliser, lost, expected = zero, zero, zero, zero
+    for part in shares.parts:
+        s = part.scale * r / part.divisor
+        added = 0 if part.bias is None else part.bias
+        below = part.total - added
+        if shares.rule.normaliser == "max":
+            pairs = zip(part.alphas, part.omegas, strict=True)
+            below = sum(shares.layer.linear(list(x), list(w)) for x, w in pairs)
+        pushed = part.z - part.total
+        terms = [_sum(s * below), _sum(s * added) if part.bias is not None else zero, _sum(s * pushed)]
+        expected, bias, stabiliser = (old + new for old, new in zip((expected, bias, stabiliser), terms, strict=True))
+        lost = lost + _sum(part.scale * r - s * (below + added + pushed))
+    return Balance(received, handed, bias, stabiliser, lost if linear else lost + expected - handed)
+
+
+def _sum(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1)
+
+
+_MEANINGS = {
+    "boolean": "whether any neuron of the map is relevant",
+    "counting": "the number of relevant paths from the output to the map",
+    "counting_int": "the number of relevant paths from the output to the map",
+    "viterbi": "the weight of the best path from the output to the map",
+    "max_plus": "the log weight of the best path from the output to the map",
+    "tropical": "the cost of the cheapest path from the output to the map",
+    "log": "the log of the summed weights of all paths from the output to the map",
+    "fuzzy": "the strength of the best path from the output to the map, by its weakest share",
+    "lukasiewicz": "the truth of the best path from the output to the map",
+}
+
+
+def totals(maps: Mapping[str, Tensor], semiring: Semiring) -> Conservation:
+    """The ⊕ over the neurons of each map [N, *shape]; no semiring but the reals need conserve it."""
+    meaning = _MEANINGS.get(semiring.name, "the ⊕ over the neurons of the map")
+    rank = len(semiring.shape)
+    flat = {name: r.flatten(1, r.ndim - 1 - rank) for name, r in maps.items()}
+    return Conservation({name: Total(semiring.sum(r, 1), meaning) for name, r in flat.items()})

@@ -1,0 +1,177 @@
+"""Conversion functions Θ: ℝ → K, which turn shares d_jk into semiring elements.
+
+Any elementwise callable ``d -> elements`` will do as a Θ. The ones made here also know the semiring, so
+that "relevant" is its one and "not relevant" its zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from klrp.errors import KlrpError
+from klrp.semirings import Semiring
+
+Theta = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A Θ that knows the semiring: ``apply(d, semiring)`` maps shares [...] to elements [..., *shape].
+
+    ``safe`` says that it gives nothing but the semiring's zero and one, so that no domain check is due.
+    ``fit``, where it is there, chooses a Θ for each sample of a layer from all of the layer's shares.
+    """
+
+    name: str
+    apply: Callable[[Tensor, Semiring], Tensor]
+    safe: bool = False
+    fit: Callable[[Shares, int], Conversion] | None = None
+
+    def __call__(self, d: Tensor, semiring: Semiring) -> Tensor:
+        return self.apply(d, semiring)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# What ``fit`` reads: called, it streams (d, connected-to-relevance mask) blocks whose axis 0 is the sample.
+Shares = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+def as_conversion(theta: Conversion | Theta) -> Conversion:
+    """A user's elementwise callable as a Conversion."""
+    if isinstance(theta, Conversion):
+        return theta
+    if not callable(theta):
+        raise KlrpError.type(
+            f"theta: got {theta!r}; expected an elementwise callable or one of klrp.conversions."
+        )
+    return Conversion(getattr(theta, "__name__", repr(theta)), lambda d, semiring: theta(d))
+
+
+def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
+    if semiring.dtype == torch.bool and not semiring.shape:
+        return mask
+    one, zero = (
+        torch.as_tensor(v, dtype=semiring.dtype_for(like.dtype), device=like.device)
+        for v in (semiring.one, semiring.zero)
+    )
+    return torch.where(mask.reshape(*mask.shape, *(1,) * len(semiring.shape)), one, zero)
+
+
+def _number(value: float, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise KlrpError.value(f"{what}: got {value!r}; expected a finite number.")
+    return float(value)
+
+
+def identity() -> Conversion:
+    """Θ(d) = d, for semirings whose elements are numbers."""
+
+    def apply(d: Tensor, semiring: Semiring) -> Tensor:
+        if semiring.shape:
+            raise KlrpError.value(
+                f"theta: identity() gives numbers, but an element of {semiring.name} has the shape "
+                f"{semiring.shape}. Write a callable that maps shares [...] to [..., *{semiring.shape}]."
+            )
+        return d
+
+    return Conversion("identity()", apply)
+
+
+def threshold(t: float) -> Conversion:
+    """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
+    t = _number(t, "threshold")
+    return Conversion(f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), safe=True)
+
+
+def magnitude(t: float) -> Conversion:
+    """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
+    t = _number(t, "magnitude")
+    return Conversion(f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), safe=True)
+
+
+def positive() -> Conversion:
+    """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
+    return Conversion("positive()", lambda d, k: _one_where(d > 0, k, d), safe=True)
+
+
+def keep(t: float) -> Conversion:
+    """Θ(d) = d if d ≥ t else 0: small shares are dropped, large ones keep their size."""
+    t = _number(t, "keep")
+    return Conversion(f"keep({t:g})", lambda d, k: torch.where(d >= t, d, _scalar_zero(k)))
+
+
+def log() -> Conversion:
+    """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
+    return Conversion("log()", lambda d, k: torch.where(d == 0, _scalar_zero(k), d.log()))
+
+
+def neglog() -> Conversion:
+    """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
+    return Conversion("neglog()", lambda d, k: torch.where(d == 0, _scalar_zero(k), -d.log()))
+
+
+def _scalar_zero(semiring: Semiring) -> float:
+    if semiring.shape:
+        raise KlrpError.value(
+            f"theta: this conversion gives numbers, but an element of {semiring.name} has the shape "
+            f"{semiring.shape}. Write a callable that maps shares [...] to [..., *{semiring.shape}]."
+        )
+    return float(semiring.zero)
+
+
+def mass(f: float) -> Conversion:
+    r"""An automatic threshold: keep the largest shares that carry the fraction ``f`` of the positive ones.
+
+    For each sample and layer, θ is the largest number with
+    :math:`\sum_{d_{jk} ≥ θ} d_{jk} ≥ f \sum_{d_{jk} > 0} d_{jk}`, over the connected pairs whose upper
+    neuron is relevant (R_k is not zero). Then Θ(d) = 1 if d ≥ θ else 0. ``f`` lies in (0, 1].
+    """
+    f = _number(f, "mass")
+    if not 0 < f <= 1:
+        raise KlrpError.value(f"mass: got f = {f:g}; expected a fraction above 0 and at most 1.")
+
+    def unfitted(d: Tensor, semiring: Semiring) -> Tensor:
+        raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
+
+    return Conversion(f"mass({f:g})", unfitted, safe=True, fit=lambda shares, n: _fit_mass(f, shares, n))
+
+
+def _fit_mass(f: float, shares: Shares, n: int) -> Conversion:
+    """Find θ exactly by its bits: positive floats are ordered as the integers with the same bits.
+
+    Each pass over the shares settles the next bits: it adds up the shares by the value of these bits,
+    among those whose higher bits are the ones already found.
+    """
+    above, target, found = torch.zeros(n, 1), None, torch.zeros(n, 1, dtype=torch.int64)
+    for shift, width in _DIGITS:
+        sums = torch.zeros(n, 1 << width, dtype=torch.float64)
+        for d, relevant in shares():
+            bits = d.double().contiguous().view(torch.int64).flatten(1)
+            among = (relevant & (d > 0)).flatten(1) & ((bits >> (shift + width)) == found.to(d.device))
+            carried = torch.where(among, d.flatten(1).double(), 0.0)
+            digit = (bits >> shift) & ((1 << width) - 1)
+            sums += torch.zeros_like(sums, device=d.device).scatter_add_(1, digit, carried).cpu()
+        at_least = above + sums.flip(1).cumsum(1).flip(1)  # the mass from each digit value upwards
+        target = f * at_least[:, :1] if target is None else target
+        # Rounding of the sums may miss the target by a hair: then the smallest share there is, is θ.
+        enough = (at_least >= target) | (at_least >= at_least[:, :1])
+        last = enough.int().cumsum(1).argmax(1, keepdim=True)  # the largest digit that suffices
+        above = at_least.gather(1, last) - sums.gather(1, last)
+        found = (found << width) | last
+    theta = torch.where(target > 0, found.view(torch.float64), math.inf)
+
+    def apply(d: Tensor, semiring: Semiring) -> Tensor:
+        return _one_where(d >= theta.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
+
+    return Conversion(f"mass({f:g})", apply, safe=True)
+
+
+# The bits of a float64, from the sign down, in digits of (shift, width); float32 shares use the first 35.
+_DIGITS = ((52, 12), (41, 11), (30, 11), (20, 10), (10, 10), (0, 10))

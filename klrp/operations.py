@@ -1,0 +1,324 @@
+"""What a step of a network does: a weighted layer is a bundle of taps, everything else moves relevance.
+
+A tap is one dense product over G groups, K upper neurons, J lower neurons and positions P, given as views:
+``lower`` maps a layer's input [N, *input] to [N, G, J, *P], ``upper`` its output to [N, G, K, *P], and
+``weight`` its weights to [1, G, K, J, *P]; axes of size 1 broadcast. Linear is one tap; a convolution has
+one for each position of its kernel, a shifted and strided view, so that padding is no neuron and a pair
+outside the window is absent. The views leave trailing axes alone: they work on tensors of semiring
+elements too, and they can be written to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from klrp.semirings import Semiring
+
+Shape = tuple[int, ...]
+View = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One dense product between the ``source``-th input of a layer and its output."""
+
+    source: int
+    lower: View
+    upper: View
+    weight: View
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A weighted layer: one weight tensor for each input, a bias that broadcasts to the output, taps."""
+
+    weights: tuple[Tensor, ...]
+    bias: Tensor | None
+    inputs: tuple[Shape, ...]
+    output: Shape
+
+    def taps(self) -> Iterator[Tap]:
+        """The taps that together hold each connected pair once."""
+        raise NotImplementedError
+
+    def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
+        """Σ_j x_j w_jk [N, *output], without bias."""
+        z = xs[0].new_zeros(self.output)
+        for tap in self.taps():
+            x, w = tap.lower(xs[tap.source]), tap.weight(weights[tap.source])
+            upper = tap.upper(z)
+            upper += fold((x.unsqueeze(2) * w).sum(3), upper.shape, torch.sum)
+        return z
+
+    def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
+        """Σ_k w_jk s_k for each input [N, *input]: the vector-Jacobian product of ``linear``."""
+        cs = [s.new_zeros(shape) for shape in self.inputs]
+        for tap in self.taps():
+            lower, w = tap.lower(cs[tap.source]), tap.weight(weights[tap.source])
+            lower += fold((tap.upper(s).unsqueeze(3) * w).sum(2), lower.shape, torch.sum)
+        return cs
+
+
+def fold(x: Tensor, shape: Shape, add: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """x with the axes along which ``shape`` has size 1 joined by ``add``, and kept as size 1."""
+    for axis, size in enumerate(shape):
+        if size == 1 and x.shape[axis] != 1:
+            x = add(x, axis).unsqueeze(axis)
+    return x
+
+
+class Linear(Layer):
+    """y = x Wᵀ + b over the last axis; the axes between are positions."""
+
+    def taps(self) -> Iterator[Tap]:
+        axis = len(self.output) - 1
+        ones = (1,) * (axis - 1)
+
+        def features_first(x: Tensor) -> Tensor:
+            return x.movedim(axis, 1).unsqueeze(1)
+
+        yield Tap(0, features_first, features_first, lambda w: w.reshape(1, 1, *w.shape, *ones))
+
+    def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
+        return F.linear(xs[0], weights[0])
+
+    def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
+        return [s @ weights[0]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a convolution or a pooling lie, axis by axis."""
+
+    kernel: Shape
+    stride: Shape
+    padding: tuple[tuple[int, int], ...]
+    dilation: Shape
+
+    def offsets(self, inputs: Shape, outputs: Shape) -> Iterator[tuple[Shape, tuple, tuple]]:
+        """(offset in the kernel, slices of the input, slices of the output) that meet in it."""
+        for offset in itertools.product(*(range(k) for k in self.kernel)):
+            lower, upper = [], []
+            for axis, t in enumerate(offset):
+                shift = t * self.dilation[axis] - self.padding[axis][0]
+                step = self.stride[axis]
+                first = max(0, -(shift // step))
+                last = min(outputs[axis] - 1, (inputs[axis] - 1 - shift) // step)
+                if last < first:
+                    break
+                lower.append(slice(first * step + shift, last * step + shift + 1, step))
+                upper.append(slice(first, last + 1))
+            else:
+                yield offset, tuple(lower), tuple(upper)
+
+
+@dataclass(frozen=True)
+class AdaptiveWindows:
+    """The windows of adaptive pooling: one offset for each output cell, its window whole."""
+
+    def offsets(self, inputs: Shape, outputs: Shape) -> Iterator[tuple[Shape, tuple, tuple]]:
+        for cell in itertools.product(*(range(o) for o in outputs)):
+            lower = tuple(
+                slice(c * i // o, -(-(c + 1) * i // o))
+                for c, i, o in zip(cell, inputs, outputs, strict=True)
+            )
+            yield cell, lower, tuple(slice(c, c + 1) for c in cell)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Layer):
+    """A convolution over 1, 2 or 3 spatial axes, weight [out, in / groups, *kernel]."""
+
+    windows: Windows
+    groups: int
+
+    def taps(self) -> Iterator[Tap]:
+        g, spatial = self.groups, len(self.windows.kernel)
+        ones = (1,) * spatial
+
+        def at(slices: tuple) -> View:
+            return lambda x: x[(slice(None), slice(None), *slices)].unflatten(1, (g, -1))
+
+        def weight(offset: Shape) -> View:
+            return lambda w: w[(..., *offset)].unflatten(0, (g, -1)).reshape(1, g, -1, w.shape[1], *ones)
+
+        for offset, lower, upper in self.windows.offsets(self.inputs[0][2:], self.output[2:]):
+            yield Tap(0, at(lower), at(upper), weight(offset))
+
+    def _pads(self) -> tuple[list[int], Shape]:
+        """Padding to be done beforehand, where the two sides differ, and by the convolution."""
+        if all(left == right for left, right in self.windows.padding):
+            return [], tuple(left for left, _ in self.windows.padding)
+        return [p for pair in reversed(self.windows.padding) for p in pair], (0,) * len(self.windows.kernel)
+
+    def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
+        before, padding = self._pads()
+        conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.windows.kernel) - 1]
+        x = F.pad(xs[0], before) if before else xs[0]
+        return conv(x, weights[0], None, self.windows.stride, padding, self.windows.dilation, self.groups)
+
+    def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
+        before, padding = self._pads()
+        spatial = len(self.windows.kernel)
+        backward = (torch.nn.grad.conv1d_input, torch.nn.grad.conv2d_input, torch.nn.grad.conv3d_input)
+        extra = [sum(pair) if before else 0 for pair in self.windows.padding]
+        padded = (*self.inputs[0][:2], *(n + e for n, e in zip(self.inputs[0][2:], extra, strict=True)))
+        c = backward[spatial - 1](
+            padded, weights[0], s, self.windows.stride, padding, self.windows.dilation, self.groups
+        )
+        return [F.pad(c, [-p for p in before]) if before else c]
+
+
+@dataclass(frozen=True, eq=False)
+class Pool(Layer):
+    """Average pooling: weight [*output positions], 1 / the window's divisor."""
+
+    windows: Windows | AdaptiveWindows
+
+    def taps(self) -> Iterator[Tap]:
+        spatial = self.weights[0].ndim
+        lead = (1,) * (len(self.output) + 3 - spatial)
+        for _, lower, upper in self.windows.offsets(self.inputs[0][-spatial:], self.output[-spatial:]):
+            yield Tap(
+                0,
+                _window(lower, len(self.output)),
+                _window(upper, len(self.output)),
+                lambda w, upper=upper: w[upper].reshape(*lead, *w[upper].shape),
+            )
+
+
+def _window(slices: tuple, ndim: int) -> View:
+    """x [N, ..., *spatial] at the slices of its last axes, as [N, 1, 1, ..., *positions]."""
+    index = (*(slice(None),) * (ndim - len(slices)), *slices)
+    return lambda x: x[index][:, None, None]
+
+
+class Sum(Layer):
+    """y = Σ_i w_i x_i + b, element by element: residual add, a BatchNorm that stands alone, a factor."""
+
+    def taps(self) -> Iterator[Tap]:
+        for source in range(len(self.inputs)):
+            yield Tap(source, _alone, _alone, lambda w: w[:, None, None, None])
+
+
+def _alone(x: Tensor) -> Tensor:
+    return x[:, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Layer):
+    """The mean over some axes; ``kept`` is the output's shape with those axes left in as 1."""
+
+    kept: Shape
+
+    def taps(self) -> Iterator[Tap]:
+        outer, ones = len(self.output), (1,) * (len(self.kept) + 3)
+
+        def upper(y: Tensor) -> Tensor:
+            return y.reshape(y.shape[0], *self.kept[1:], *y.shape[outer:])[:, None, None]
+
+        yield Tap(0, _alone, upper, lambda w: w.reshape(ones))
+
+
+@dataclass(frozen=True, eq=False)
+class Winner:
+    """A max-pool: its relevance goes to the winner of each window, ``indices`` in the input's plane."""
+
+    windows: Windows | AdaptiveWindows
+    indices: Tensor
+    input: Shape
+    output: Shape
+
+    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+        """R_j = ⊕ of R_k over the windows that j wins."""
+        spatial, ndim = self._spatial(), len(self.output)
+        plane = torch.arange(math.prod(self.input[-spatial:]), device=r.device)
+        plane = plane.reshape(*(1,) * (ndim - spatial), *self.input[-spatial:])
+        result, zero = semiring.full(self.input, "zero", r), semiring.full((), "zero", r)
+        trailing = (...,) + (None,) * len(semiring.shape)
+        for _, lower, upper in self.windows.offsets(self.input[-spatial:], self.output[-spatial:]):
+            at, k = _window(lower, ndim), _window(upper, ndim)
+            wins = (at(plane) == k(self.indices))[trailing]
+            neurons = at(result)
+            neurons.copy_(semiring.plus(neurons, torch.where(wins, k(r), zero)))
+        return (result,)
+
+    def average(self, dtype: torch.dtype) -> Pool:
+        """The average pool over the same windows and the real neurons in them."""
+        inputs, outputs = self.input[-self._spatial() :], self.output[-self._spatial() :]
+        counts = window_sizes(self.windows, inputs, outputs).to(self.indices.device, dtype)
+        return Pool((1 / counts,), None, (self.input,), self.output, self.windows)
+
+    def _spatial(self) -> int:
+        return self.indices.ndim - 2
+
+
+def window_sizes(windows: Windows | AdaptiveWindows, inputs: Shape, outputs: Shape) -> Tensor:
+    """How many real neurons each window holds [*outputs]."""
+    sizes = torch.zeros(outputs)
+    for _, lower, upper in windows.offsets(inputs, outputs):
+        pairs = math.prod(len(range(*s.indices(n))) for s, n in zip(lower, inputs, strict=True))
+        sizes[upper] += pairs / sizes[upper].numel()
+    return sizes
+
+
+@dataclass(frozen=True)
+class Pass:
+    """An activation or a reshape: relevance is handed on unchanged, in the input's shape."""
+
+    input: Shape
+
+    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+        return (r.reshape(*self.input, *semiring.shape),)
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Concatenation along ``dim``; None stands for a constant, whose relevance is lost."""
+
+    dim: int
+    inputs: tuple[Shape, ...]
+    live: tuple[bool, ...]
+
+    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor, ...]:
+        pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
+        return tuple(piece for piece, live in zip(pieces, self.live, strict=True) if live)
+
+
+@dataclass(frozen=True, eq=False)
+class Rearrange:
+    """Any operation that only moves, repeats or drops neurons: ``origin`` [*output] holds, for each
+    output neuron, 1 + the flat index of the input neuron it shows, or 0 for a constant."""
+
+    input: Shape
+    origin: Tensor
+
+    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+        result = semiring.full((math.prod(self.input),), "zero", r)
+        origin = self.origin.flatten()
+        r = r.reshape(-1, *semiring.shape)[origin > 0]
+        origin, order = (origin[origin > 0] - 1).sort(stable=True)
+        r = r[order]
+        while len(origin):  # each round takes the first of every run of equal origins
+            first = torch.ones_like(origin, dtype=torch.bool)
+            first[1:] = origin[1:] != origin[:-1]
+            result[origin[first]] = semiring.plus(result[origin[first]], r[first])
+            origin, r = origin[~first], r[~first]
+        return (result.reshape(*self.input, *semiring.shape),)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """An embedding: a token's relevance is the ⊕ of that of its vector's components."""
+
+    axis: int
+
+    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+        return (semiring.sum(r, self.axis),)

@@ -1,0 +1,509 @@
+"""Pictures of relevance: heat maps, panels, overlays on photographs, and their alternative text.
+
+What draws on axes takes ``ax`` and returns it; without ``ax`` it opens a pyplot figure, as matplotlib's
+own functions do. `panel` returns a figure that pyplot does not keep, `show` a rendered picture, so
+either appears exactly once when it is the last line of a cell. matplotlib's settings stay as they are.
+
+A *map* is a tensor ``[H, W]`` or ``[C, H, W]``, or a Relevance, of which the input's map of one sample
+is drawn. Red speaks for the class, blue against it, and zero is white in every picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import (
+    Colormap,
+    LinearSegmentedColormap,
+    ListedColormap,
+    Normalize,
+    SymLogNorm,
+    to_rgb,
+)
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from klrp.errors import KlrpError
+
+# ColorBrewer's RdBu with a pure white middle; 257 colours, so that zero falls on the middle one.
+_BLUES = ["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0"]
+_REDS = ["#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"]
+SIGNED = LinearSegmentedColormap.from_list("klrp signed", _BLUES + _REDS, N=257)
+POSITIVE = LinearSegmentedColormap.from_list("klrp positive", _REDS, N=257)
+TWO = ListedColormap(["#ffffff", "#b2182b"], "klrp boolean")
+for _colours in (SIGNED, POSITIVE):
+    _colours.set_bad("#d0d0d0")  # infinite values
+
+_JOIN = {
+    "sum": lambda m: m.sum(0),
+    "or": lambda m: (m != 0).any(0),
+    "and": lambda m: (m != 0).all(0),
+    "max": lambda m: m.amax(0),
+}
+
+
+def join_channels(map: Tensor, how: str) -> Tensor:
+    """One map ``[H, W]`` from the channels of ``[C, H, W]``.
+
+    ``"sum"`` and ``"max"`` are taken over the numbers; ``"or"`` and ``"and"`` say, as torch.bool,
+    whether any or every channel is relevant (not zero).
+
+    Raises:
+        KlrpError: for another word, or a map that has not three axes.
+
+    Example:
+        >>> join_channels(torch.tensor([[[0., 2.]], [[1., 3.]]]), "and")
+        tensor([[False,  True]])
+    """
+    if how not in _JOIN:
+        raise KlrpError.value(f"channels: got {how!r}; expected one of {', '.join(_JOIN)}.")
+    if map.ndim != 3:
+        raise KlrpError.value(
+            f"map: got shape {tuple(map.shape)}; expected [C, H, W]. Choose one sample, map[0]."
+        )
+    return _JOIN[how](map)
+
+
+def heatmap(
+    map: Any,
+    ax: Axes | None = None,
+    *,
+    channels: str | None = None,
+    limit: float | None = None,
+    title: str | None = None,
+    alt: str | None = None,
+    colorbar: bool = False,
+    index: int = 0,
+) -> Axes:
+    """A map on the symmetric scale from −limit (blue) over 0 (white) to limit (red).
+
+    A map without negative values uses the red half of the same scale. Infinite values are grey.
+
+    Args:
+        map: ``[H, W]``, ``[1, H, W]`` or ``[C, H, W]``, or a Relevance. Where the semiring counts on a
+            logarithmic scale (its zero scores −∞), exp(score), relative to the largest, is drawn.
+        channels: how C channels become one, see `join_channels`; by default ``"sum"``, and ``"or"``
+            for torch.bool.
+        limit: where the scale ends, > 0. The default is the 99.5th percentile of |map|, so that a few
+            extreme pixels do not bleach the rest; the maximum where that percentile is 0.
+        title, alt: above the map, and for those who cannot see it; ``alt`` is the title by default.
+        colorbar: whether to draw the scale beside the map.
+        index: which sample of a Relevance.
+
+    Raises:
+        KlrpError: NaN in the map, a wrong number of axes, an unknown word, a limit that is not > 0.
+
+    Example:
+        >>> ax = heatmap(torch.randn(28, 28), title="LRP-ε", colorbar=True)
+    """
+    map = _as_map(map, channels, index).to(torch.float64)
+    limit = _limit(map, limit)
+    return _draw(map, Normalize(-limit, limit), SIGNED, ax, title, alt, colorbar)
+
+
+def count(
+    map: Any,
+    ax: Axes | None = None,
+    *,
+    log: bool = False,
+    channels: str | None = None,
+    limit: float | None = None,
+    title: str | None = None,
+    alt: str | None = None,
+    colorbar: bool = False,
+    index: int = 0,
+) -> Axes:
+    """A map of values >= 0, such as numbers of paths, from 0 (white) to limit (dark red).
+
+    With ``log`` the scale is linear up to 1 and logarithmic above, for counts over many orders of
+    magnitude. The other arguments are those of `heatmap`.
+
+    Raises:
+        KlrpError: as `heatmap`, and for a negative value.
+
+    Example:
+        >>> ax = count(torch.randint(0, 10**9, (28, 28)), log=True, colorbar=True)
+    """
+    map = _as_map(map, channels, index).to(torch.float64)
+    if (map < 0).any():
+        raise KlrpError.value(
+            f"map: got values down to {map.min():.4g}; expected none below 0. Draw it with heatmap."
+        )
+    limit = _limit(map, limit)
+    scale = SymLogNorm(1.0, vmin=0.0, vmax=limit) if log and limit > 1 else Normalize(0.0, limit)
+    return _draw(map, scale, POSITIVE, ax, title, alt, colorbar)
+
+
+def boolean(
+    map: Any,
+    ax: Axes | None = None,
+    *,
+    channels: str = "or",
+    title: str | None = None,
+    alt: str | None = None,
+    index: int = 0,
+) -> Axes:
+    """A map of torch.bool in two colours: relevant is red, the rest white.
+
+    ``map`` is ``[H, W]`` or ``[C, H, W]``, or a Relevance over the Boolean semiring; ``channels`` is
+    ``"or"`` or ``"and"``; the other arguments are those of `heatmap`.
+
+    Raises:
+        KlrpError: for a map that is not torch.bool, and as `heatmap`.
+
+    Example:
+        >>> ax = boolean(torch.rand(28, 28) > 0.9, title="relevant pixels")
+    """
+    map = _as_tensor(map, index)
+    if map.dtype != torch.bool:
+        raise KlrpError.type(
+            f"map: got {map.dtype}; expected torch.bool. Compare it with a threshold, map > t, or "
+            "draw it with heatmap."
+        )
+    map = _as_map(map, channels).to(torch.float64)
+    return _draw(map, Normalize(0.0, 1.0), TWO, ax, title, alt, False)
+
+
+def image(
+    x: Any, ax: Axes | None = None, *, title: str | None = None, alt: str | None = None
+) -> Axes:
+    """A picture in [0, 1]: grey from ``[H, W]`` or ``[1, H, W]``, colours from ``[3, H, W]``.
+
+    Raises:
+        KlrpError: for another shape, NaN, or values outside [0, 1].
+
+    Example:
+        >>> ax = image(torch.rand(3, 32, 32), title="noise")
+    """
+    pixels = _as_picture(x, "x").numpy()
+    return _frame(pixels, ax, title, alt, cmap="gray", norm=Normalize(0.0, 1.0))
+
+
+def overlay(
+    photo: Any,
+    map: Any,
+    ax: Axes | None = None,
+    *,
+    channels: str | None = None,
+    limit: float | None = None,
+    title: str | None = None,
+    alt: str | None = None,
+    index: int = 0,
+) -> Axes:
+    """A map over the greyed photograph: the larger |map|, the more opaque its red or blue.
+
+    ``photo`` is as in `image`; the map, which may be torch.bool, and the rest as in `heatmap`.
+
+    Raises:
+        KlrpError: as `image` and `heatmap`, and for a map and a photograph of different size.
+
+    Example:
+        >>> ax = overlay(torch.rand(3, 32, 32), torch.randn(3, 32, 32), channels="sum")
+    """
+    photo = _as_picture(photo, "photo")
+    map = _as_map(map, channels, index).to(torch.float64)
+    if photo.shape[:2] != map.shape:
+        raise KlrpError.value(
+            f"map: got height and width {tuple(map.shape)}; expected those of the photograph, "
+            f"{tuple(photo.shape[:2])}. Resize the photograph to what the network saw."
+        )
+    grey = photo if photo.ndim == 2 else photo @ photo.new_tensor([0.299, 0.587, 0.114])
+    strength = (map / _limit(map, limit)).clamp(-1, 1)[..., None]
+    blue, red = (torch.tensor(to_rgb(c), dtype=torch.float64) for c in ("#2166ac", "#b2182b"))
+    opacity = 0.85 * strength.abs()
+    paper = 0.35 + 0.65 * grey[..., None]
+    blend = opacity * torch.where(strength < 0, blue, red) + (1 - opacity) * paper
+    return _frame(blend.clamp(0, 1).numpy(), ax, title, alt)
+
+
+def panel(
+    maps: Sequence[Any],
+    titles: Sequence[str],
+    *,
+    columns: int | None = None,
+    suptitle: str | None = None,
+    share_scale: bool = False,
+    alts: Sequence[str] | None = None,
+    channels: str | None = None,
+    log: bool = False,
+    colorbar: bool = False,
+    index: int = 0,
+) -> Figure:
+    """Maps side by side: torch.bool in two colours, the others as heat maps.
+
+    Args:
+        maps: n maps, as in `heatmap`. A function of the axes draws itself, for instance a photograph:
+            ``lambda ax: plot.image(x, ax)``.
+        titles, alts: n of them; the alternative texts are the titles by default.
+        columns: how many maps stand in a row, by default at most five.
+        share_scale: one limit, the largest, for all heat maps; by default each map has its own.
+        log: maps without negative values on the logarithmic scale of `count`.
+        colorbar: a scale beside each heat map, or a single one with ``share_scale``.
+
+    Raises:
+        KlrpError: no maps, unequal numbers of maps, titles or alts, and as `heatmap`.
+
+    Example:
+        >>> figure = panel([torch.randn(8, 8), torch.rand(8, 8) > 0.5], ["signed", "Boolean"])
+    """
+    alts = titles if alts is None else alts
+    if not len(maps) == len(titles) == len(alts) > 0:
+        raise KlrpError.value(
+            f"maps, titles, alts: got {len(maps)}, {len(titles)} and {len(alts)} of them; expected "
+            "the same number of each, at least one. Give every map one title."
+        )
+    items = [m if callable(m) else _as_map(m, channels, index) for m in maps]
+    tensors = [m for m in items if torch.is_tensor(m)]
+    shared = max((_limit(m) for m in tensors if m.dtype != torch.bool), default=None)
+    each = dict(limit=shared if share_scale else None, colorbar=colorbar and not share_scale)
+
+    columns = min(len(items), columns or 5)
+    rows = math.ceil(len(items) / columns)
+    tall = max((m.shape[0] / m.shape[1] for m in tensors), default=1.0)
+    size = (columns * (2.6 if each["colorbar"] else 2.1), rows * (2.1 * min(tall, 3.0) + 0.3))
+    figure = _SelfShowing(size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    scaled = []
+    for ax, item, title, alt in zip(axes, items, titles, alts, strict=False):
+        if callable(item):
+            item(ax)
+            _caption(ax, title, alt)
+        elif item.dtype == torch.bool:
+            boolean(item, ax, title=title, alt=alt)
+        else:
+            draw = partial(count, log=True) if log and (item >= 0).all() else heatmap
+            scaled.append(draw(item, ax, title=title, alt=alt, **each))
+    for ax in axes[len(items) :]:
+        ax.set_axis_off()
+    if colorbar and share_scale and scaled:
+        _bar(scaled[0], axes)
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=11)
+    figure.set_label("; ".join(filter(None, [suptitle, *alts])))
+    return figure
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A rendered figure with its alternative text, which notebooks display.
+
+    ``text/html`` carries the alternative text and is what the built book and JupyterLab show; the
+    same PNG as ``image/png`` is for viewers without HTML; ``text/plain`` is the alternative text.
+    """
+
+    png: bytes = field(repr=False)
+    alt: str
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+    def _repr_html_(self) -> str:
+        return img_tag(self.png, self.alt)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        png = base64.b64encode(self.png).decode()
+        data = {"text/html": self._repr_html_(), "image/png": png, "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+class _SelfShowing(Figure):
+    """A figure outside pyplot that a notebook displays as `show` does."""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        return show(self)._repr_mimebundle_()
+
+
+def show(figure: Figure | Axes, alt: str | None = None, *, dpi: int = 100) -> Picture:
+    """The figure, rendered and closed, as a picture with alternative text for notebooks.
+
+    ``alt`` is what somebody who cannot see the figure should know; by default the label that `panel`
+    gave the figure, or the alternative texts of its axes.
+
+    Raises:
+        KlrpError: where there is no alternative text, or ``figure`` is neither a figure nor axes.
+
+    Example:
+        >>> picture = show(heatmap(torch.eye(8)), "A red diagonal on white.")
+        >>> picture
+        Picture(alt='A red diagonal on white.')
+    """
+    figure = figure.figure if isinstance(figure, Axes) else figure
+    pixels = png(figure, dpi=dpi)
+    labels = [a.get_label() for a in figure.axes if not a.get_label().startswith("<")]
+    alt = alt or figure.get_label() or "; ".join(filter(None, labels))
+    if not alt.strip():
+        raise KlrpError.value(
+            "alt: got no text; expected a sentence for those who cannot see the figure. Say what it "
+            "shows: show(figure, 'The relevant pixels trace the digit.')."
+        )
+    return Picture(pixels, alt)
+
+
+def png(figure: Figure, *, dpi: int = 100) -> bytes:
+    """The figure as a small PNG: equal pixels give equal bytes. pyplot's copy of it is closed.
+
+    Raises:
+        KlrpError: where ``figure`` is not a matplotlib figure.
+
+    Example:
+        >>> png(panel([torch.eye(8)], ["identity"]))[:4]
+        b'\\x89PNG'
+    """
+    if not isinstance(figure, Figure):
+        raise KlrpError.type(
+            f"figure: got {type(figure).__name__}; expected a matplotlib Figure. Pass what panel "
+            "returned, or ax.figure."
+        )
+    out = io.BytesIO()
+    figure.savefig(
+        out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True}
+    )
+    plt.close(figure)
+    return out.getvalue()
+
+
+def img_tag(png: bytes, alt: str) -> str:
+    """An HTML image with the PNG inside, on white, never wider than the page.
+
+    Example:
+        >>> img_tag(png(panel([torch.eye(8)], ["identity"])), "A diagonal")
+        '<img class="dark-light" width="210" height="240" alt="A diagonal" src="data:image/png;...
+    """
+    width, height = struct.unpack(">II", png[16:24])
+    # dark-light: the book's theme leaves the colours of such images alone on dark pages.
+    return (
+        f'<img class="dark-light" width="{width}" height="{height}" alt="{html.escape(alt)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}" '
+        'style="max-width:100%;height:auto;background:#fff;padding:0">'
+    )
+
+
+def _as_tensor(map: Any, index: int) -> Tensor:
+    """The tensor of a map, which may be a Relevance, on the CPU and without NaN."""
+    if hasattr(map, "semiring"):
+        if not -len(map.input) <= index < len(map.input):
+            raise KlrpError.value(
+                f"index: got {index}; expected a sample of this Relevance, which has "
+                f"{len(map.input)}."
+            )
+        map, semiring = map.input[index], map.semiring
+        map = map if map.dtype == torch.bool else _unlogged(semiring.score(map))
+    map = torch.as_tensor(map).detach().cpu()
+    if map.ndim not in (2, 3) or map.numel() == 0:
+        raise KlrpError.value(
+            f"map: got shape {tuple(map.shape)}; expected [H, W] or [C, H, W]. Choose one sample of a "
+            "batch, map[0]; lay flat neurons on a grid, map.reshape(28, 28)."
+        )
+    if map.isnan().any():
+        raise KlrpError.value(
+            f"map: got NaN at {int(map.isnan().sum())} of {map.numel()} values; expected numbers. "
+            "An explanation has none: look at what was done to it since."
+        )
+    return map
+
+
+def _unlogged(scores: Tensor) -> Tensor:
+    """exp of scores on a logarithmic scale, the largest becoming 1: their zero is −∞."""
+    return (scores - scores.max().nan_to_num()).exp() if scores.isneginf().any() else scores
+
+
+def _as_map(map: Any, channels: str | None, index: int = 0) -> Tensor:
+    """The map [H, W]: of torch.bool or of numbers."""
+    map = _as_tensor(map, index)
+    map = map if map.ndim == 3 else map[None]
+    if channels is None and len(map) == 1:
+        return map[0]
+    return join_channels(map, channels or ("or" if map.dtype == torch.bool else "sum"))
+
+
+def _as_picture(x: Any, argument: str) -> Tensor:
+    """A picture as matplotlib takes it: [H, W] or [H, W, 3], float64 in [0, 1]."""
+    x = torch.as_tensor(x).detach().cpu().to(torch.float64)
+    shape = tuple(x.shape)
+    if x.ndim == 3 and len(x) in (1, 3):
+        x = x[0] if len(x) == 1 else x.permute(1, 2, 0)
+    elif x.ndim != 2:
+        raise KlrpError.value(
+            f"{argument}: got shape {shape}; expected [H, W], [1, H, W] or [3, H, W]. Choose one "
+            "sample, x[0]; bring the channels to the front, x.permute(2, 0, 1)."
+        )
+    if not ((x >= 0) & (x <= 1)).all():
+        raise KlrpError.value(
+            f"{argument}: got values from {x.min():.4g} to {x.max():.4g}; expected [0, 1]. Undo the "
+            "normalisation, x * std + mean; divide bytes by 255."
+        )
+    return x
+
+
+def _limit(map: Tensor, limit: float | None = None) -> float:
+    """Where the scale of a map ends: the limit asked for, or the 99.5th percentile of |map|."""
+    if limit is not None and not 0 < limit < math.inf:
+        raise KlrpError.value(
+            f"limit: got {limit}; expected a number > 0. Leave it out for one that fits the map."
+        )
+    if limit is not None:
+        return float(limit)
+    size = map.to(torch.float64).abs()
+    size = size[size.isfinite()].numpy()
+    return float((size.size and (np.percentile(size, 99.5) or size.max())) or 1.0)
+
+
+def _draw(
+    map: Tensor,
+    scale: Normalize,
+    colours: Colormap,
+    ax: Axes | None,
+    title: str | None,
+    alt: str | None,
+    colorbar: bool,
+) -> Axes:
+    numbers = np.ma.masked_invalid(map.numpy())
+    ax = _frame(numbers, ax, title, alt, cmap=colours, norm=scale)
+    if colorbar:
+        _bar(ax, ax)
+    return ax
+
+
+def _bar(drawn: Axes, beside: Any) -> None:
+    """The scale of what was drawn, beside these axes."""
+    colours, ticks = drawn.images[-1], None
+    if isinstance(colours.norm, SymLogNorm):
+        decades = math.log10(colours.norm.vmax)
+        step = math.ceil(decades / 5)
+        ticks = [0.0, *10.0 ** np.arange(step, decades, step)]
+    bar = drawn.figure.colorbar(
+        colours, ax=beside, ticks=ticks, fraction=0.046, pad=0.04, aspect=25
+    )
+    bar.outline.set(color="#b0b0b0", linewidth=0.6)
+    bar.ax.tick_params(labelsize=8, color="#b0b0b0")
+
+
+def _frame(
+    pixels: np.ndarray, ax: Axes | None, title: str | None, alt: str | None, **colouring: Any
+) -> Axes:
+    """Pixels in a thin grey frame, without ticks."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(2.6, 2.8), layout="constrained")
+    # Colours, not numbers, are averaged where pixels are smaller than those of the screen.
+    ax.imshow(pixels, interpolation="antialiased", interpolation_stage="rgba", **colouring)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(color="#b0b0b0", linewidth=0.6)
+    _caption(ax, title, alt)
+    return ax
+
+
+def _caption(ax: Axes, title: str | None, alt: str | None) -> None:
+    ax.set_title(title or "", fontsize=10, pad=4)
+    ax.set_label(alt or title or "")

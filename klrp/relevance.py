@@ -1,0 +1,352 @@
+"""explain(...) -> Relevance: the recursion over the steps of a network, from the output to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from klrp import contraction
+from klrp.composites import ANY, Composite, assign, check_rule
+from klrp.conservation import Balance, Conservation, balance, totals
+from klrp.conversions import Conversion, Theta
+from klrp.errors import KlrpError
+from klrp.graph import Step, Trace, trace
+from klrp.operations import Winner
+from klrp.rules import Rule
+from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
+from klrp.shares import Shares, shares_of
+
+EXACT = 2.0**53  # the largest count up to which float64 holds every integer
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance(Mapping[str, Tensor]):
+    """The relevance of every neuron: a read-only mapping from step names, output to input.
+
+    ``relevance["features.28"]`` is the map [N, *shape of that step's output, *semiring.shape];
+    ``relevance.input`` that of the network's input. ``target`` [N] are the explained classes, ``logits``
+    [N, C] the network's output. ``exact`` is False where a count passed 2^53 and float64 began to round.
+    """
+
+    semiring: Semiring
+    target: Tensor
+    logits: Tensor
+    exact: bool
+    maps: Mapping[str, Tensor] = field(repr=False)
+    aliases: Mapping[str, str] = field(repr=False)
+    balances: Mapping[str, Balance] | None = field(repr=False)
+
+    @property
+    def input(self) -> Tensor:
+        """The relevance of the input [N, *input, *semiring.shape]."""
+        return self["input"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self.maps.get(self.aliases.get(name, name))
+        if found is None:
+            raise _NoSuchStep(self._missing(name))
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __repr__(self) -> str:
+        shape = tuple(self.maps["input"].shape) if "input" in self.maps else ()
+        return f"<Relevance {self.semiring.name}, {len(self)} maps, input {shape}>"
+
+    def _missing(self, name: str) -> str:
+        known = [*self.maps, *self.aliases]
+        calls = [k for k in known if k.startswith(f"{name}@")]
+        if calls:
+            return f"step: {name!r} is called {len(calls)} times; name one of its calls: {', '.join(calls)}."
+        return f"step: there is no map {name!r}. The maps kept are: {', '.join(known)}."
+
+    def conservation(self) -> Conservation:
+        """Where relevance went, step by step.
+
+        For the reals: received = passed + bias + stabiliser + lost, each [N], where lost is what went to
+        neurons with z = 0, what Θ changed, and what constants received. For other semirings the ⊕ over
+        each map [N, *shape]: how much is relevant, which a semiring need not conserve.
+        """
+        if self.semiring is not REAL:
+            return totals(self.maps, self.semiring)
+        if self.balances is None:
+            raise KlrpError.value('keep: conservation() needs every map; explain with keep="all".')
+        return Conservation(self.balances)
+
+
+class _NoSuchStep(KlrpError, KeyError):
+    """A step name that a Relevance does not have; also a KeyError, as a Mapping must raise."""
+
+    __str__ = Exception.__str__
+
+
+@torch.no_grad()
+def explain(
+    model: nn.Module,
+    inputs: Tensor,
+    target: int | Tensor | None = None,
+    *,
+    semiring: Semiring | str = REAL,
+    composite: Composite | None = None,
+    rule: Rule | None = None,
+    theta: Theta | None = None,
+    start: str | Tensor = "one",
+    keep: str | Iterable[str] = "all",
+    memory: int = 64 << 20,
+) -> Relevance:
+    r"""Propagate relevance from one logit of each sample back to the input.
+
+    .. math:: R_j = \bigoplus_k Θ(d_{jk}) ⊗ R_k, \qquad R_i = 1 \text{ if } i = y \text{ else } 0
+        \text{ at the output.}
+
+    Args:
+        model: a network that torch.fx can trace, from one tensor to logits [N, C] or [N]. It is explained
+            in eval mode and left as it was.
+        inputs: floats [N, ...] (integers where the network begins with an nn.Embedding).
+        target: the class to explain: an int, a LongTensor [N], or None for each sample's top logit.
+        semiring: a klrp.Semiring or the name of a shipped one.
+        composite: which layer gets which rule and Θ; or ``rule`` and ``theta``, one of each for all
+            layers. What is left open takes the semiring's default.
+        start: ``"one"``, ``"logit"`` (reals only: classical LRP), or elements [N, C, *semiring.shape].
+        keep: which maps to keep: ``"all"``, ``"input"``, or names of steps.
+        memory: bytes for the temporaries of one layer.
+
+    Raises:
+        KlrpError: for whatever of these does not fit; the message says what to do.
+
+    Example:
+        >>> relevance = klrp.explain(torchvision.models.vgg16().eval(), images, semiring="boolean")
+        >>> relevance.input.shape
+        torch.Size([8, 3, 224, 224])
+    """
+    semiring = find_semiring(semiring)
+    _check_inputs(inputs)
+    _check_memory(memory)
+    if not len(inputs):  # run on one blank sample, for the shapes
+        blank, first = inputs.new_zeros(1, *inputs.shape[1:]), target if isinstance(target, int) else None
+        return _without_samples(
+            explain(model, blank, first, semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep)
+        )
+    network = trace(model, inputs.detach())
+    decided = assign(network.steps, _composite(composite, rule, theta), semiring)
+    targets = _targets(target, network.logits)
+    wanted, everything = _wanted(keep, network.steps), isinstance(keep, str) and keep == "all"
+    first = _start(start, semiring, targets, network.logits)
+    arriving = {network.output: first.reshape(*_output_shape(network), *semiring.shape)}
+    maps, balances, exact = {"output": first}, {}, True
+    for step in reversed(network.steps):
+        r = arriving.pop(step.name, None)
+        if r is None:  # it feeds nothing relevant
+            r = semiring.full(tuple(step.value.shape), "zero", first)
+        shares, passed = _pass_down(network, step, r, decided.get(step.name), semiring, memory)
+        for source, relevance in zip(step.sources, passed, strict=True):
+            known = arriving.get(source)
+            arriving[source] = relevance if known is None else semiring.plus(known, relevance)
+        if everything and semiring is REAL:
+            linear = step.name not in decided or decided[step.name][1].name == "identity()"
+            balances[step.name] = balance(step.operation, shares, r, passed, linear)
+        exact = exact and _is_exact(r, semiring)
+        if step.name in wanted:
+            maps[step.name] = r
+    maps["input"] = arriving.get("input", semiring.full(tuple(inputs.shape), "zero", first))
+    exact = exact and _is_exact(maps["input"], semiring)
+    maps = {name: r for name, r in maps.items() if name in wanted}
+    aliases = {alias: step.name for step in network.steps if step.name in maps for alias in step.aliases}
+    return Relevance(semiring, targets, network.logits, exact, maps, aliases, balances if everything else None)
+
+
+def explain_many(
+    model: nn.Module, loader: Iterable[Any], target: int | str | None = None, **settings: Any
+) -> Iterator[Relevance]:
+    """Explain batch after batch in constant memory: yields a Relevance for each batch of ``loader``.
+
+    A batch is the inputs, or a tuple or list that begins with them. ``target`` is an int, None for the top
+    logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
+
+    Example:
+        >>> for relevance in tqdm(klrp.explain_many(model, loader, "labels", semiring="counting")):
+        ...     total += relevance.input.sum(0)
+    """
+    for number, batch in enumerate(loader):
+        inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
+        chosen = target
+        if isinstance(target, str):
+            if target != "labels" or not rest:
+                raise KlrpError.value(
+                    f"target: got {target!r} for batch {number} of {1 + len(rest)} items; expected an int, None, or "
+                    f'"labels" with batches (inputs, labels).'
+                )
+            chosen = rest[0]
+        yield explain(model, inputs, chosen, **settings)
+
+
+def kernel_for(
+    model: nn.Module,
+    inputs: Tensor,
+    target: int | Tensor | None = None,
+    *,
+    semiring: Semiring | str = REAL,
+    composite: Composite | None = None,
+    rule: Rule | None = None,
+    theta: Theta | None = None,
+    **settings: Any,
+) -> dict[str, str]:
+    """Which kernel each step would get from klrp.explain with the same arguments: {step: kernel}.
+
+    ``"gradient"`` and ``"blocked"`` are klrp.kernels; ``"move"`` is no kernel: relevance only moves.
+    """
+    semiring = find_semiring(semiring)
+    _check_inputs(inputs)
+    steps = trace(model, inputs.detach()).steps
+    decided = assign(steps, _composite(composite, rule, theta), semiring)
+    return {
+        s.name: contraction.kernel_name(decided[s.name][1], semiring) if s.name in decided else "move" for s in steps
+    }
+
+
+def _pass_down(
+    network: Trace, step: Step, r: Tensor, decided: tuple[Rule, Conversion] | None, semiring: Semiring, memory: int
+) -> tuple[Shares | None, list[Tensor]]:
+    """What a step hands to each of its sources; its shares too, if it takes some."""
+    if decided is None:
+        return None, list(step.operation.hand_down(r, semiring))
+    rule, theta = decided
+    layer = step.operation
+    if isinstance(layer, Winner):
+        layer = layer.average(step.value.dtype)
+    try:
+        shares = shares_of(layer, rule, [network.value(source) for source in step.sources], memory)
+        return shares, contraction.contract(shares, r, theta, semiring, memory)
+    except KlrpError as error:
+        raise KlrpError.value(
+            f"{step.name} ({step.kind.__name__}, output {tuple(step.value.shape)}), rule {rule!r}, Θ {theta!r}, "
+            f"semiring {semiring.name}: {error}"
+        ) from None
+    except RuntimeError as error:
+        raise KlrpError.value(
+            f"{step.name} ({step.kind.__name__}), rule {rule!r}, Θ {theta!r}, semiring {semiring.name}: an "
+            f"operation failed with: {str(error).splitlines()[0]}"
+        ) from error
+
+
+# --- what the arguments mean ----------------------------------------------------------------------------
+
+
+def _check_inputs(inputs: Any) -> None:
+    if not isinstance(inputs, Tensor):
+        raise KlrpError.type(
+            f"inputs: got {type(inputs).__name__}; expected a float tensor [N, ...]. Use torch.as_tensor(inputs)."
+        )
+    if inputs.ndim == 0:
+        raise KlrpError.value("inputs: got a single number; expected [N, ...]. Add the axis of samples.")
+    if inputs.is_floating_point():
+        if not bool(torch.isfinite(inputs).all()):
+            what = "NaN" if bool(torch.isnan(inputs).any()) else "Inf"
+            where = (~torch.isfinite(inputs)).nonzero()[0].tolist()
+            raise KlrpError.value(f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first.")
+
+
+def _check_memory(memory: Any) -> None:
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
+        raise KlrpError.value(f"memory: got {memory!r}; expected a number of bytes above 0, such as 64 << 20.")
+
+
+def _composite(composite: Composite | None, rule: Rule | None, theta: Theta | None) -> Composite:
+    if composite is None:
+        check_rule(rule, "rule")
+        if rule is not None and rule.pools:
+            raise KlrpError.value("rule: as_average() is for max-pools alone; put it in a klrp.Composite.")
+        return Composite([(ANY, rule, theta)])
+    if not isinstance(composite, Composite):
+        raise KlrpError.type(f"composite: got {type(composite).__name__}; expected a klrp.Composite.")
+    if rule is not None or theta is not None:
+        raise KlrpError.value(
+            "composite: it was given together with rule or theta. Put them in its last row: (klrp.ANY, rule, theta)."
+        )
+    return composite
+
+
+def _targets(target: Any, logits: Tensor) -> Tensor:
+    """The explained classes [N]."""
+    n, classes = logits.shape
+    if target is None:
+        return logits.argmax(1)
+    if isinstance(target, int) and not isinstance(target, bool):
+        target = torch.full((n,), target)
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
+        raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.")
+    if tuple(target.shape) != (n,):
+        raise KlrpError.value(f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},).")
+    target = target.to(logits.device, torch.int64)
+    wrong = target[(target < 0) | (target >= classes)]
+    if len(wrong):
+        raise KlrpError.value(
+            f"target: class {int(wrong[0])} is out of range; the network has {classes} logits, 0 to {classes - 1}."
+        )
+    return target
+
+
+def _start(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -> Tensor:
+    """The relevance of the logits [N, C, *shape]."""
+    shape = (*logits.shape, *semiring.shape)
+    dtype = semiring.dtype_for(logits.dtype)
+    if isinstance(start, Tensor):
+        if tuple(start.shape) != shape:
+            raise KlrpError.value(f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape].")
+        return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
+    if start not in ("one", "logit"):
+        raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
+    if start == "logit" and semiring is not REAL:
+        raise KlrpError.value(
+            f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '
+            f"its elements {shape}."
+        )
+    chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, targets[:, None], True)
+    one, zero = (semiring.full((), which, logits) for which in ("one", "zero"))
+    one = logits if start == "logit" else one
+    return torch.where(chosen.reshape(*logits.shape, *(1,) * len(semiring.shape)), one, zero)
+
+
+def _output_shape(network: Trace) -> tuple[int, ...]:
+    return tuple(network.value(network.output).shape)
+
+
+def _wanted(keep: Any, steps: Iterable[Step]) -> set[str]:
+    """The names of the steps whose maps are kept, "output" and "input" among them."""
+    aliases = {alias: step.name for step in steps for alias in step.aliases}
+    names = {"output", "input", *(step.name for step in steps)}
+    if isinstance(keep, str) and keep == "all":
+        return names
+    if isinstance(keep, str):
+        keep = [keep]
+    wanted = {aliases.get(name, name) for name in keep}
+    if unknown := sorted(map(str, wanted - names)):
+        raise KlrpError.value(
+            f"keep: there is no step {', '.join(unknown)}. The steps are: {', '.join(sorted(names | set(aliases)))}."
+        )
+    return wanted
+
+
+def _is_exact(r: Tensor, semiring: Semiring) -> bool:
+    return semiring is not COUNTING or r.numel() == 0 or float(r.amax()) <= EXACT
+
+
+def _without_samples(relevance: Relevance) -> Relevance:
+    balances = relevance.balances
+    if balances is not None:
+        balances = {name: Balance(*(v[:0] for v in entry)) for name, entry in balances.items()}
+    return replace(
+        relevance,
+        target=relevance.target[:0],
+        logits=relevance.logits[:0],
+        maps={name: r[:0] for name, r in relevance.maps.items()},
+        balances=balances,
+    )

@@ -1,0 +1,185 @@
+r"""The rules of LRP as data: what share :math:`d_{jk}` the lower neuron j has in the upper neuron k.
+
+.. math:: d_{jk} = \sum_p c_p \frac{\sum_t α_{pt}(a_j)\, ω_{pt}(w_{jk})}{z_{pk}}
+
+A rule is a tuple of parts p, a part a tuple of pairs (α on activations, ω on weights) with a map for the
+bias, which enters z and takes no relevance. One definition feeds every path through the package: for the
+reals and Θ = id the same pairs give :math:`R_j = \sum_p c_p \sum_t α_{pt}(a) · vjp_{pt}(R / z_p)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from klrp.errors import KlrpError
+
+Map = Callable[[Tensor], Tensor]
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _positive(x: Tensor) -> Tensor:
+    return x.clamp_min(0)
+
+
+def _negative(x: Tensor) -> Tensor:
+    return x.clamp_max(0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pairs (α, ω) with one denominator z = Σ_j Σ_t α_t(a_j) ω_t(w_jk) + bias(b), taken ``scale`` times.
+
+    ``bias`` None leaves the bias out. ``zero_to_zero`` says that α(0) = 0 in every pair, so that a neuron
+    without activation has no share and may be skipped.
+    """
+
+    pairs: tuple[tuple[Map, Map], ...]
+    bias: Map | None = None
+    scale: float = 1.0
+    zero_to_zero: bool = True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an upper neuron's relevance is shared among the lower ones.
+
+    ``normaliser`` is ``"sum"`` or ``"max"`` over the lower neurons; the stabiliser is
+    :math:`ε_k = eps + std \\sqrt{mean z^2}` per sample, with the sign of z_k. ``first_only`` marks rules
+    for the layers at the input, ``pools`` the one that opens a max-pool.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    normaliser: str = "sum"
+    eps: float = 0.0
+    std: float = 0.0
+    first_only: bool = False
+    pools: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def stabilise(self, z: Tensor) -> Tensor:
+        """z + ε with the sign of z (sign 0 = +1); z is [N, ...], and ε is chosen per sample."""
+        if not self.eps and not self.std:
+            return z
+        eps = torch.as_tensor(self.eps, dtype=z.dtype, device=z.device)
+        if self.std:
+            rms = z.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (z.ndim - 1))
+            eps = eps + self.std * rms
+        return z + torch.where(z < 0, -eps, eps)
+
+
+def _number(rule: str, argument: str, value: float, low: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
+        raise KlrpError.value(f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up.")
+    return float(value)
+
+
+_LINEAR = Part(((_same, _same),), bias=_same)
+
+
+def lrp0() -> Rule:
+    """LRP-0: d_jk = a_j w_jk / z_k with z_k = Σ_j a_j w_jk + b_k."""
+    return Rule("lrp0()", (_LINEAR,))
+
+
+def epsilon(eps: float = 1e-9, std: float = 0.0) -> Rule:
+    """LRP-ε: d_jk = a_j w_jk / (z_k ± ε_k), with ε_k = eps + std · sqrt(mean z²) and the sign of z_k.
+
+    The mean is taken over the layer's neurons, for each sample by itself (Bach et al. 2015; Montavon et
+    al. 2019 for ``std``).
+    """
+    eps, std = _number("epsilon", "eps", eps, 0), _number("epsilon", "std", std, 0)
+    return Rule(f"epsilon({eps:g}, std={std:g})" if std else f"epsilon({eps:g})", (_LINEAR,), eps=eps, std=std)
+
+
+def gamma(g: float) -> Rule:
+    """LRP-γ: weights w + γ w⁺ and bias b + γ b⁺ (Montavon et al. 2019).
+
+    As γ grows it tends to z⁺ where activations are not negative.
+    """
+    g = _number("gamma", "g", g, 0)
+
+    def lift(w: Tensor) -> Tensor:
+        return w + g * w.clamp_min(0)
+
+    return Rule(f"gamma({g:g})", (Part(((_same, lift),), bias=lift),))
+
+
+_EXCITING = ((_positive, _positive), (_negative, _negative))
+_INHIBITING = ((_positive, _negative), (_negative, _positive))
+
+
+def zplus() -> Rule:
+    """z⁺: shares of the positive contributions a⁺w⁺ + a⁻w⁻, with b⁺ in z (Montavon et al. 2017)."""
+    return Rule("zplus()", (Part(_EXCITING, bias=_positive),))
+
+
+def alpha_beta(alpha: float, beta: float) -> Rule:
+    """αβ: α times the positive contributions' shares less β times the negative ones' (Bach et al. 2015).
+
+    α − β = 1; each part has its own z, with b⁺ and b⁻. A part without contributions passes nothing on.
+    """
+    alpha, beta = _number("alpha_beta", "alpha", alpha, 0), _number("alpha_beta", "beta", beta, 0)
+    if not math.isclose(alpha - beta, 1.0, abs_tol=1e-9):
+        raise KlrpError.value(
+            f"alpha_beta: got alpha = {alpha:g} and beta = {beta:g}; alpha - beta must be 1, as in (2, 1)."
+        )
+    parts = (
+        Part(_EXCITING, bias=_positive, scale=alpha),
+        Part(_INHIBITING, bias=_negative, scale=-beta),
+    )
+    return Rule(f"alpha_beta({alpha:g}, {beta:g})", parts if beta else parts[:1])
+
+
+def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
+    """z^B for inputs in [low, high]: pairs (x, w), (−low, w⁺), (−high, w⁻), without bias.
+
+    ``low`` and ``high`` are numbers or tensors that broadcast to one input, [C, 1, 1] for a picture's
+    channels. For the first layers only (Montavon et al. 2017).
+    """
+    low, high = (torch.as_tensor(v).detach() for v in (low, high))
+    if not bool((low <= high).all()):
+        raise KlrpError.value(f"zbox: got low = {low.tolist()} above high = {high.tolist()}; swap them.")
+
+    def constant(value: Tensor) -> Map:
+        return lambda x: (-value).to(x).expand_as(x)
+
+    pairs = ((_same, _same), (constant(low), _positive), (constant(high), _negative))
+    name = f"zbox({low.tolist()}, {high.tolist()})"
+    return Rule(name, (Part(pairs, zero_to_zero=False),), first_only=True)
+
+
+def flat() -> Rule:
+    """Flat: every connected lower neuron gets the same share (Lapuschkin et al. 2019)."""
+    return Rule("flat()", (Part(((torch.ones_like, torch.ones_like),), zero_to_zero=False),))
+
+
+def wsquare() -> Rule:
+    """w²: d_jk = w_jk² / Σ_j w_jk², whatever the activations (Montavon et al. 2017)."""
+    return Rule("wsquare()", (Part(((torch.ones_like, torch.square),), zero_to_zero=False),))
+
+
+def max_share() -> Rule:
+    """The paper's Viterbi normaliser: d_jk = |a_j w_jk| / max_j |a_j w_jk|.
+
+    The largest share is 1. The bias is no candidate for the maximum (Groudiev and Maniu 2024).
+    """
+    return Rule("max_share()", (Part(((torch.abs, torch.abs),)),), normaliser="max")
+
+
+def as_average() -> Rule:
+    """For a max-pool: share its relevance as an average pool would, d_jk = a_j / Σ_j a_j.
+
+    Without this rule a max-pool hands everything to its winner.
+    """
+    return Rule("as_average()", (_LINEAR,), pools=True)

@@ -1,0 +1,265 @@
+"""The lazy matrix of shares d_jk of one layer under one rule, read in blocks of bounded size.
+
+Axes of a block: n samples, g groups, k upper neurons, j lower neurons, p positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from klrp.operations import Layer, Shape, Tap, fold
+from klrp.rules import Part, Rule
+from klrp.semirings import Semiring
+
+# Edges in a block on a CPU: its temporaries then stay in the cache of one core.
+CPU_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class PartShares:
+    """One part of a rule on one layer: α_t(a) and ω_t(w) for each pair and input, and the denominator.
+
+    ``z`` [N, *output] is stabilised, ``total`` is z before the stabiliser, ``bias`` what the bias adds.
+    """
+
+    scale: float
+    alphas: tuple[tuple[Tensor, ...], ...]
+    omegas: tuple[tuple[Tensor, ...], ...]
+    z: Tensor
+    total: Tensor
+    bias: Tensor | None
+
+    @property
+    def divisor(self) -> Tensor:
+        """z with ∞ in the place of 0, so that every share into such a neuron is 0."""
+        return torch.where(self.z == 0, torch.inf, self.z)
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """d_jk of a layer: Σ over parts of scale · Σ_t α_t(a_j) ω_t(w_jk) / z_k.
+
+    ``zero_to_zero`` says that a neuron with activation 0 has the share 0 everywhere.
+    """
+
+    layer: Layer
+    rule: Rule
+    parts: tuple[PartShares, ...]
+    zero_to_zero: bool
+
+
+def shares_of(layer: Layer, rule: Rule, activations: list[Tensor], memory: int) -> Shares:
+    """The shares of ``layer`` under ``rule`` for its input activations [N, *input]."""
+    parts = tuple(_part(layer, rule, part, activations, memory) for part in rule.parts)
+    return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
+
+
+def _part(layer: Layer, rule: Rule, part: Part, activations: list[Tensor], memory: int) -> PartShares:
+    alphas = tuple(tuple(alpha(a) for a in activations) for alpha, _ in part.pairs)
+    omegas = tuple(tuple(omega(w) for w in layer.weights) for _, omega in part.pairs)
+    bias = None if part.bias is None or layer.bias is None else part.bias(layer.bias)
+    if rule.normaliser == "max":
+        total = _largest(layer, alphas, omegas, memory)
+    else:
+        total = sum(layer.linear(list(x), list(w)) for x, w in zip(alphas, omegas, strict=True))
+        total = total if bias is None else total + bias
+    return PartShares(part.scale, alphas, omegas, rule.stabilise(total), total, bias)
+
+
+def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
+    """z_k = max_j Σ_t α_t(a_j) ω_t(w_jk) over the connected pairs [N, *output], for terms from 0 up."""
+    z = alphas[0][0].new_zeros(layer.output)
+    edges = block_edges(memory, 4 * z.element_size(), z.device)
+    for samples in sample_chunks(layer, edges):
+        for tap in layer.taps():
+            product = _without_zeros(_product(tap, [(alphas, omegas, None)], [1.0], samples), None, True)
+            if product is None:
+                continue
+            n, g, k, _, p = product.sizes
+            best = z.new_zeros(n, g, k, p)
+            for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
+                for at_k in at_ks:
+                    block = product.d(at_g, at_k, at_j, at_p).amax(3)
+                    target = best[:, at_g, at_k, at_p]
+                    torch.maximum(target, block, out=target)
+            upper = tap.upper(z[samples])
+            at_g, _, at_p = product.kept
+            found = product.spread(best, (at_g, None, at_p), z.new_zeros(()))
+            torch.maximum(upper, fold(found, upper.shape, torch.amax), out=upper)
+    return z
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """One tap for some samples, its positions flattened: what is left of it when zeros are skipped.
+
+    ``parts`` holds, for each part, α [n, g, 1, j, p] and ω [1, g, k, j, p or 1] of each pair and the
+    divisor [n, g, k, 1, p] or None; ``r`` is [n, g, k, 1, p, *shape]. ``kept`` are the indices of the
+    groups, lower neurons and positions that remain, None for a whole axis; ``positions`` is the shape
+    that the flat positions had.
+    """
+
+    parts: list[tuple[list[Tensor], list[Tensor], Tensor | None]]
+    scales: list[float]
+    r: Tensor | None
+    whole: tuple[int, int, int, int, int]
+    positions: Shape
+    kept: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """How many n, g, k, j, p there are."""
+        alpha, omega = self.parts[0][0][0], self.parts[0][1][0]
+        return alpha.shape[0], alpha.shape[1], omega.shape[2], alpha.shape[3], alpha.shape[4]
+
+    def d(self, g: slice, k: slice, j: slice, p: slice) -> Tensor:
+        """The shares on a block [n, g, k, j, p]; without divisors, their numerators."""
+        total = None
+        for (alphas, omegas, divisor), scale in zip(self.parts, self.scales, strict=True):
+            share = None
+            for alpha, omega in zip(alphas, omegas, strict=True):
+                term = alpha[:, g, :, j, p] * omega[:, g, k, j, p if omega.shape[4] > 1 else slice(None)]
+                share = term if share is None else share.add_(term)
+            share = share if divisor is None else share.div_(divisor[:, g, k, :, p])
+            share = share if scale == 1 else share.mul_(scale)
+            total = share if total is None else total.add_(share)
+        return total
+
+    def spread(self, x: Tensor, kept: tuple[Tensor | None, ...], zero: Tensor) -> Tensor:
+        """x [n, g, c, p, *shape] back at its places in [n, G, C, *positions, *shape], zero elsewhere."""
+        n, groups, k, j, _ = self.whole
+        trailing = x.shape[4:]
+        channels = x.shape[2] if kept[1] is None else (j if kept is self.kept else k)
+        sizes = (groups, channels, math.prod(self.positions))
+        if any(index is not None for index in kept):
+            at = [torch.arange(m, device=x.device) if i is None else i for m, i in zip(sizes, kept, strict=True)]
+            full = zero.expand(n, *sizes, *trailing).clone()
+            full[:, at[0][:, None, None], at[1][None, :, None], at[2][None, None, :]] = x
+            x = full
+        return x.reshape(n, *sizes[:2], *self.positions, *trailing)
+
+
+def products(
+    shares: Shares, r: Tensor, semiring: Semiring, samples: slice, skip_inactive: bool
+) -> Iterator[tuple[Tap, Product]]:
+    """The taps of some samples, without what has no relevance and, on demand, no activation."""
+    parts = [(p.alphas, p.omegas, p.divisor) for p in shares.parts]
+    scales = [p.scale for p in shares.parts]
+    for tap in shares.layer.taps():
+        whole = _product(tap, parts, scales, samples, r, len(semiring.shape))
+        product = _without_zeros(whole, semiring, skip_inactive)
+        if product is not None:
+            yield tap, product
+
+
+def _product(
+    tap: Tap, parts: list[tuple], scales: list[float], samples: slice, r: Tensor | None = None, rank: int = 0
+) -> Product:
+    lower = [[tap.lower(pair[tap.source][samples]) for pair in alphas] for alphas, _, _ in parts]
+    weight = [[tap.weight(pair[tap.source]) for pair in omegas] for _, omegas, _ in parts]
+    upper = [None if z is None else tap.upper(z[samples]) for _, _, z in parts]
+    r = None if r is None else tap.upper(r[samples])
+    (n, g, j), k = lower[0][0].shape[:3], weight[0][0].shape[2]
+    shapes = [x.shape[3:] for x in (lower[0][0], upper[0]) if x is not None]
+    shapes += [weight[0][0].shape[4:], *([] if r is None else [r.shape[3 : r.ndim - rank]])]
+    positions = torch.broadcast_shapes(*shapes)
+    p = math.prod(positions)
+
+    def flat(w: Tensor) -> Tensor:
+        if all(size == 1 for size in w.shape[4:]):
+            return w.reshape(w.shape[0], g, k, j, 1)
+        return w.expand(w.shape[0], g, k, j, *positions).reshape(w.shape[0], g, k, j, p)
+
+    trailing = () if r is None else r.shape[r.ndim - rank :]
+    flattened = [
+        (
+            [x.expand(n, g, j, *positions).reshape(n, g, 1, j, p) for x in xs],
+            [flat(w) for w in ws],
+            None if z is None else z.expand(n, g, k, *positions).reshape(n, g, k, 1, p),
+        )
+        for xs, ws, z in zip(lower, weight, upper, strict=True)
+    ]
+    r = None if r is None else r.expand(n, g, k, *positions, *trailing).reshape(n, g, k, 1, p, *trailing)
+    return Product(flattened, scales, r, (n, g, k, j, p), tuple(positions))
+
+
+def _without_zeros(product: Product, semiring: Semiring | None, skip_inactive: bool) -> Product | None:
+    """The product without the channels and positions that hold nothing but zeros; None if none is left."""
+    n, g, k, j, p = product.sizes
+    device = product.parts[0][0][0].device
+    relevant = torch.ones(1, g, k, 1, p, dtype=torch.bool, device=device)
+    if product.r is not None:
+        relevant = ~semiring.is_zero(product.r)
+    active = torch.ones(1, g, 1, j, p, dtype=torch.bool, device=device)
+    if skip_inactive:
+        active = torch.stack([(x != 0).any(0, keepdim=True) for xs, _, _ in product.parts for x in xs]).any(0)
+    keeps = (
+        relevant.any(4).any(3).any(2).any(0) & active.any(4).any(3).any(2).any(0),
+        relevant.any(4).any(3).any(1).any(0),
+        active.any(4).any(2).any(1).any(0),
+        relevant.any(3).any(2).any(1).any(0) & active.any(3).any(2).any(1).any(0),
+    )
+    at = [None if bool(keep.all()) else keep.nonzero()[:, 0] for keep in keeps]
+    if any(index is not None and len(index) == 0 for index in at):
+        return None
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        for axis, index in enumerate(at, start=1):
+            if x is not None and index is not None and x.shape[axis] > 1:
+                x = x.index_select(axis, index)
+        return x
+
+    parts = [([cut(x) for x in xs], [cut(w) for w in ws], cut(z)) for xs, ws, z in product.parts]
+    kept = (at[0], at[2], at[3])
+    return replace(product, parts=parts, r=cut(product.r), kept=kept)
+
+
+def tiles(
+    sizes: tuple[int, int, int, int, int], edges: int
+) -> Iterator[tuple[tuple[slice, slice, slice], list[slice]]]:
+    """Cut [n, g, k, j, p] into blocks of at most ``edges`` pairs: ((g, j, p), the k of each block)."""
+    n, g, k, j, p = sizes
+    edges = max(1, edges // max(1, n))
+    # Long rows of positions are what vector units like; some k at once make the ⊕ worth its call.
+    size_p = min(p, max(512, edges // (g * j * k)), edges)
+    size_j = min(j, max(1, edges // (size_p * min(k, 32))))
+    size_k = min(k, max(1, edges // (size_p * size_j)))
+    size_g = min(g, max(1, edges // (size_p * size_j * size_k)))
+    at_k = _slices(k, size_k)
+    for at_g in _slices(g, size_g):
+        for at_p in _slices(p, size_p):
+            for at_j in _slices(j, size_j):
+                yield (at_g, at_j, at_p), at_k
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def block_edges(memory: int, bytes_per_edge: int, device: torch.device) -> int:
+    """How many pairs a block may have."""
+    allowed = max(1, memory // bytes_per_edge)
+    return min(allowed, CPU_BLOCK) if device.type == "cpu" else allowed
+
+
+def sample_chunks(layer: Layer, edges: int) -> list[slice]:
+    """Samples that share a block: several where the whole tap of one is smaller than a block."""
+    samples = layer.output[0]
+    if not samples:
+        return []
+    tap = next(layer.taps(), None)
+    pairs = 1 if tap is None else _pairs(tap, layer)
+    return _slices(samples, max(1, edges // pairs))
+
+
+def _pairs(tap: Tap, layer: Layer) -> int:
+    """How many connected pairs one sample has in a tap."""
+    weight = tap.weight(layer.weights[tap.source])
+    lower = tap.lower(layer.weights[0].new_zeros(()).expand(1, *layer.inputs[tap.source][1:]))
+    upper = tap.upper(layer.weights[0].new_zeros(()).expand(1, *layer.output[1:]))
+    return math.prod(weight.shape[1:4]) * math.prod(torch.broadcast_shapes(lower.shape[3:], upper.shape[3:]))
