@@ -1,0 +1,287 @@
+"""The notebooks keep to the chapter template, and the built pages work without a network.
+
+The notebooks themselves are executed by nbval (`make test`), not here.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from run_notebooks import is_current, machine_paths, read
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
+PAGES = NOTEBOOKS + sorted(BOOK.glob("*.md"))
+each_notebook = pytest.mark.parametrize("nb", NOTEBOOKS, indirect=True, ids=lambda p: p.stem)
+
+
+@pytest.fixture
+def nb(request):
+    nb = read(request.param)
+    nb.path = request.param
+    return nb
+
+
+def code_cells(nb):
+    return [c for c in nb.cells if c.cell_type == "code"]
+
+
+def code_lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def prose(nb):
+    return "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+
+
+def text_of(path):
+    return prose(read(path)) if path.suffix == ".ipynb" else path.read_text("utf-8")
+
+
+def fenced(text, directive):
+    """Directives written as :::{directive} argument, with the options that follow."""
+    pattern = rf"^:{{3,}}\{{{directive}\}}[ \t]*(.*)\n((?::[\w-]+:.*\n?)*)"
+    return [(arg.strip(), options) for arg, options in re.findall(pattern, text, re.M)]
+
+
+# ------------------------------------------------------------------ sources
+
+
+def test_the_toc_lists_every_page_once():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    listed = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    assert sorted(listed) == sorted(f"book/{p.stem}" for p in PAGES)
+
+
+def test_every_citation_is_in_the_bibliography():
+    known = re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text("utf-8"), re.M)
+    assert len(known) == len(set(known))
+    for page in PAGES:
+        cited = re.findall(r"\{cite[\w:]*\}`([^`]+)`", text_of(page))
+        keys = {key.strip() for group in cited for key in group.split(",")}
+        assert keys <= set(known), page.name
+
+
+@each_notebook
+def test_page_template(nb):
+    number = nb.path.stem.split("_")[0]
+    assert re.match(rf"# {int(number)} \w+", nb.cells[0].source), "the first line is '# N Title'"
+    head = "\n".join(c.source for c in nb.cells[:2])
+    assert "{admonition} In this chapter" in head
+    for part in ("You will do", "You will learn", "You need", "Run time"):
+        assert f"**{part}**" in head, part
+    titles = re.findall(r"^## (.+)$", prose(nb), re.M)
+    assert titles[-3:] == ["Summary", "Exercises", "Further reading"]
+    labels = re.findall(r"\$\$\s*\((eq-[\w-]+)\)", prose(nb))
+    assert labels and len(labels) == len(set(labels)), "label the equations: $$ ... $$ (eq-name)"
+
+
+@each_notebook
+def test_exercises_have_folded_solutions(nb):
+    text = prose(nb)
+    exercises = fenced(text, "exercise") + fenced(text, "exercise-start")
+    labels = [re.search(r":label: *(\S+)", options)[1] for _, options in exercises]
+    solutions = dict(fenced(text, "solution") + fenced(text, "solution-start"))
+    assert len(labels) >= 4
+    for label in labels:
+        assert label in solutions, f"no solution for {label}"
+        assert ":class: dropdown" in solutions[label], f"the solution of {label} is not folded"
+
+
+@each_notebook
+def test_cells_are_short_and_prose_outweighs_code(nb):
+    assert nb.cells[0].cell_type == "markdown"
+    lines = [len(code_lines(c)) for c in code_cells(nb)]
+    assert median(lines) <= 5
+    for cell in code_cells(nb):
+        if "hide-input" not in cell.metadata.get("tags", []):
+            assert len(code_lines(cell)) <= 15, cell.source
+        assert max(map(len, code_lines(cell)), default=0) <= 88, cell.source
+    first = code_lines(code_cells(nb)[0])
+    assert "import klrp" in first and len(first) <= 4
+    assert len(re.findall(r"\b[^\W\d_]{2,}\b", prose(nb))) >= 5 * sum(lines)
+
+
+@each_notebook
+def test_no_boilerplate(nb):
+    source = "\n".join(c.source for c in code_cells(nb))
+    for banned in ("!pip", "%pip", "def set_seed", "urllib", "import *"):
+        assert banned not in source, banned
+
+
+# ----------------------------------------------------------- stored outputs
+
+
+@each_notebook
+def test_stored_outputs_are_current(nb):
+    assert is_current(nb), "the outputs are older than the code: make notebooks"
+
+
+@each_notebook
+def test_stored_outputs_are_complete_and_small(nb):
+    counts = [c.execution_count for c in code_cells(nb) if c.source.strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [o for c in code_cells(nb) for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert "widgets" not in nb.metadata
+    assert not machine_paths(nb)
+    sliders = any('type="range"' in str(o.get("data", {}).get("text/html", "")) for o in outputs)
+    assert nb.path.stat().st_size <= (1_500_000 if sliders else 300_000)
+
+
+def shows_picture(cell):
+    data = [o.get("data", {}) for o in cell.get("outputs", [])]
+    return any("image/png" in d or "<img" in str(d.get("text/html", "")) for d in data)
+
+
+@each_notebook
+def test_pictures_have_alternative_text(nb):
+    for cell in filter(shows_picture, nb.cells):
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        for out in cell.outputs:
+            html = BeautifulSoup(str(out.get("data", {}).get("text/html", "")), "html.parser")
+            images = html.find_all("img")
+            assert all(i.get("alt") for i in images), cell.source
+            assert images or alt or "image/png" not in out.get("data", {}), cell.source
+
+
+@each_notebook
+def test_after_a_figure_comes_what_to_see_in_it(nb):
+    inside = False  # an exercise or a solution explains itself
+    for cell, after in pairwise(nb.cells):
+        marks = re.findall(r"^:{3,}\{(?:exercise|solution)-(start|end)\}", cell.source, re.M)
+        inside = marks[-1] == "start" if marks else inside
+        if shows_picture(cell) and not inside:
+            assert after.cell_type == "markdown" and len(after.source.split()) >= 8, cell.source
+
+
+# ---------------------------------------------------------------- the pages
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The book, built as `make book` builds it."""
+    out = tmp_path_factory.mktemp("book")
+    tool = Path(sys.executable).with_name("jupyter-book")
+    command = [tool, "build", ROOT, "--path-output", out, "--all", "-W", "-n", "--keep-going", "-q"]
+    path = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    assert run.returncode == 0, run.stdout + run.stderr
+    return out / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def soups(site):
+    pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
+    return {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in pages}
+
+
+REMOTE = re.compile(r"^\s*(?:https?:)?//")
+LOADING_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect"}
+
+
+def loaded_addresses(soup):
+    """What a browser fetches by itself when it opens the page."""
+    for tag in soup.find_all(src=True):
+        yield tag["src"]
+    for tag in soup.find_all("link", href=True):
+        if LOADING_LINKS & set(tag.get("rel", [])):
+            yield tag["href"]
+    styles = [t.get_text() for t in soup.find_all("style")] + [
+        t["style"] for t in soup.find_all(style=True)
+    ]
+    for style in styles:
+        yield from css_addresses(style)
+
+
+def css_addresses(css):
+    css = re.sub(r"/\*.*?\*/", "", css, flags=re.S)
+    return re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")\s;]+)", css)
+
+
+def test_pages_load_nothing_remote(site, soups):
+    for page, soup in soups.items():
+        assert not [a for a in loaded_addresses(soup) if REMOTE.match(a)], page.name
+        scripts = "\n".join(s.get_text() for s in soup.find_all("script", src=False))
+        assert "unpkg" not in scripts and "cdn" not in scripts, page.name
+    for css in site.rglob("*.css"):
+        assert not [a for a in css_addresses(css.read_text("utf-8")) if REMOTE.match(a)], css.name
+
+
+def test_images_in_pages_have_alternative_text(soups):
+    for page, soup in soups.items():
+        for img in soup.find_all("img"):
+            alt = img.get("alt", "").strip()
+            assert alt and not re.search(r"\.(png|jpe?g|svg|gif|webp)$", alt), (
+                page.name,
+                str(img)[:200],
+            )
+
+
+def test_internal_links_resolve(soups):
+    ids = {p: {t["id"] for t in s.find_all(id=True)} for p, s in soups.items()}
+    for page, soup in soups.items():
+        for link in soup.find_all("a", href=True):
+            target, _, fragment = unquote(link["href"]).partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            path = (page.parent / target.split("?")[0]).resolve() if target else page
+            assert path.exists(), (page.name, link["href"])
+            assert not fragment or path not in ids or fragment in ids[path], (
+                page.name,
+                link["href"],
+            )
+
+
+PROBE = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const look = () => document.querySelector("main").innerHTML;
+  const stuck = [...document.querySelectorAll("input[type=range]")].filter(input => {
+    const before = look();
+    input.value = input.value === input.max ? input.min : input.max;
+    for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, {bubbles: true}));
+    return look() === before;
+  });
+  const asked = performance.getEntriesByType("resource").map(entry => entry.name);
+  const remote = asked.filter(name => !/^(file|data|blob):/.test(name));
+  document.body.dataset.probe = `stuck sliders: ${stuck.length}, remote: ${remote.join(" ")}.`;
+}, 1000));
+</script></body>"""
+
+
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def dom_of(page, profile):
+    """The page as Chromium shows it, after its scripts and the probe have run, without a network."""
+    probe = page.with_suffix(".probe.html")
+    probe.write_text(page.read_text("utf-8").replace("</body>", PROBE), "utf-8")
+    options = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
+        --disable-background-networking --disable-component-update --virtual-time-budget=20000
+        --dump-dom""".split()
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+    command = [browser(), *options, probe.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(not browser(), reason="no Chromium on this machine")
+def test_pages_in_a_browser(soups, tmp_path):
+    """Mathematics is typeset, sliders move, and the pages ask the network for nothing."""
+    for page, soup in soups.items():
+        if page.parent.name == "book":
+            dom = dom_of(page, tmp_path / page.stem)
+            assert 'data-probe="stuck sliders: 0, remote: ."' in dom, page.name
+            if soup.find(class_="math"):
+                assert "<mjx-container" in dom and "<merror" not in dom, page.name

@@ -1,0 +1,208 @@
+"""klrp.models: the MLP, its training against a loop that spells it out, and what is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from klrp import data, models
+from klrp.errors import KlrpError
+
+GIVEN = os.environ.get("KLRP_DATA", "none")
+MNIST = Path(GIVEN if GIVEN else "none").expanduser() / "MNIST" / "raw"
+
+
+@pytest.fixture(autouse=True)
+def embedded(tmp_path, monkeypatch):
+    monkeypatch.setenv("KLRP_DATA", "none")
+    monkeypatch.setenv("KLRP_CACHE", str(tmp_path))
+    # On a busy machine, threads that wait for each other make these small products 20 times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def task():
+    """A network 6-7-5 with dropout, and 23 images of 2 x 3 pixels: no multiple of 4."""
+    g = torch.Generator().manual_seed(0)
+    network = models.mlp((6, 7, 5), seed=1)
+    network.insert(2, nn.Dropout(0.5))
+    return network, torch.rand(23, 2, 3, generator=g), torch.randint(5, (23,), generator=g)
+
+
+def same(one, other):
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_mlp_is_the_network_of_the_paper():
+    network = models.mlp()
+    kinds = [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert [type(layer) for layer in network] == kinds
+    assert [tuple(p.shape) for p in network.parameters()][::2] == [
+        (300, 784),
+        (100, 300),
+        (10, 100),
+    ]
+    assert network(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+    assert [type(layer) for layer in models.mlp([2, 3])] == [nn.Flatten, nn.Linear]
+
+
+def test_mlp_is_fixed_by_its_seed_alone():
+    torch.manual_seed(5)
+    first, state = models.mlp((5, 3)), torch.get_rng_state()
+    torch.manual_seed(7)
+    assert same(first, models.mlp((5, 3), seed=0)) and not same(first, models.mlp((5, 3), seed=1))
+    torch.manual_seed(5)
+    assert torch.equal(torch.get_rng_state(), state), "mlp drew from the caller's generator"
+
+
+@pytest.mark.parametrize("sizes", [(), (784,), (784, 0, 10), (784, 2.5, 10)])
+def test_mlp_sizes(sizes):
+    with pytest.raises(KlrpError, match=r"mlp: sizes is .*two or more integers >= 1"):
+        models.mlp(sizes)
+
+
+def test_train_is_plain_gradient_descent(task):
+    network, images, labels = task
+    network[2] = nn.Identity()
+    trained = models.train(network, images, labels, epochs=3, lr=0.3, batch=4, seed=11)
+    weights = [p.detach().clone().requires_grad_() for p in network.parameters()]
+    order = torch.Generator().manual_seed(11)
+    for _ in range(3):
+        rows = torch.randperm(23, generator=order)
+        for start in range(0, 23, 4):
+            batch = rows[start : start + 4]
+            w1, b1, w2, b2 = weights
+            logits = (images[batch].flatten(1) @ w1.T + b1).relu() @ w2.T + b2
+            wrong = -logits.log_softmax(1)[range(len(batch)), labels[batch]].mean()
+            for w, slope in zip(weights, torch.autograd.grad(wrong, weights), strict=True):
+                w.data -= 0.3 * slope
+    for w, p in zip(weights, trained.parameters(), strict=True):
+        torch.testing.assert_close(w.detach(), p.detach(), rtol=1e-4, atol=1e-5)
+    assert not same(network, trained)
+
+
+def test_train_leaves_the_model_and_the_random_state_alone(task):
+    network, images, labels = task
+    network.train()
+    before = models.mlp((6, 7, 5), seed=1)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    trained = models.train(network, images, labels)
+    pairs = zip(before.parameters(), network.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)
+    assert network.training and not any(m.training for m in trained.modules())
+    assert all(p.grad is None for p in (*network.parameters(), *trained.parameters()))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_train_gives_the_same_bits_also_with_dropout(task):
+    runs = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        runs.append(models.train(*task, epochs=2, seed=3))
+    assert same(*runs) and not same(runs[0], models.train(*task, epochs=2, seed=4))
+
+
+def test_train_for_no_epoch_under_no_grad_and_in_float64(task):
+    network, images, labels = task
+    assert same(network, models.train(network, images, labels, epochs=0))
+    with torch.no_grad():
+        assert not same(network, models.train(network, images, labels))
+    double = models.train(network.double(), images.double(), labels)
+    assert double[1].weight.dtype == torch.float64
+
+
+def test_train_leaves_frozen_weights_as_they_are(task):
+    network, images, labels = task
+    network[1].requires_grad_(False)
+    trained = models.train(network, images, labels)
+    assert same(network[1], trained[1]) and not same(network[4], trained[4])
+    with pytest.raises(KlrpError, match=r"all weights are frozen; call model.requires_grad_"):
+        models.train(network.requires_grad_(False), images, labels)
+
+
+def test_progress_goes_to_stderr(task, capsys):
+    models.train(*task, progress=False)
+    assert capsys.readouterr() == ("", "")
+    models.train(*task, progress=True)
+    captured = capsys.readouterr()
+    # The bar is wiped in the end: what is left of it is a line of blanks.
+    assert captured.out == "" and "train:" in captured.err
+    assert captured.err.rsplit("\r", 2)[1].strip() == ""
+
+
+def test_accuracy_is_the_fraction_that_is_right():
+    network = nn.Sequential(nn.Identity(), nn.Dropout(0.9)).train()
+    logits = torch.eye(5)[torch.tensor([0, 1, 2, 3, 4, 0, 0])]
+    labels = torch.tensor([0, 1, 2, 3, 1, 1, 1])
+    for batch in (1, 3, 7, 1000):
+        assert models.accuracy(network, logits, labels, batch=batch) == 4 / 7
+    assert network.training and network[1].training
+
+
+def test_digit_mlp_learns_the_embedded_digits():
+    d = data.digits()
+    network = models.digit_mlp(d, seed=0, progress=False)
+    assert models.accuracy(network, d.test_images, d.test_labels) >= 0.93
+    assert not network.training
+    assert same(models.digit_mlp(d, seed=2, epochs=0), models.mlp(seed=2))
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason="KLRP_DATA holds no MNIST/raw")
+def test_digit_mlp_learns_mnist_in_one_epoch(monkeypatch):
+    monkeypatch.setenv("KLRP_DATA", GIVEN)
+    d = data.digits()
+    network = models.digit_mlp(d, seed=0, progress=False)
+    assert 0.953 <= models.accuracy(network, d.test_images, d.test_labels) <= 0.961
+
+
+def test_digit_mlp_wants_digits():
+    with pytest.raises(KlrpError, match=r"digits is a Tensor; give what klrp.data.digits\(\)"):
+        models.digit_mlp(torch.rand(3, 1, 28, 28))
+    with pytest.raises(KlrpError, match="epochs=-1"):
+        models.digit_mlp(data.digits(), epochs=-1)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (
+            lambda x, y: ((x * 255).byte(), y),
+            r"images are torch.uint8 on cpu.*weights torch.float32",
+        ),
+        (lambda x, y: (x.double(), y), r"images are torch.float64 .*images.to\(dtype\)"),
+        (lambda x, y: (x, y.float()), r"labels are torch.float32 .*expected torch.int64"),
+        (lambda x, y: (x, y[:-1]), r"images have shape \(23, 2, 3\), labels \(22,\)"),
+        (lambda x, y: (x, y[:, None]), r"labels \(23, 1\); expected \[n, ...\] and \[n\]"),
+        (lambda x, y: (x[:0], y[:0]), "with the same n >= 1"),
+        (lambda x, y: (x[:, :1], y), r"no logits \[n, c\] of images of shape \(23, 1, 3\)"),
+        (lambda x, y: (x, y + 1), r"labels run from 1 to 5; expected 0..4, .* has 5 outputs"),
+        (lambda x, y: (x, y - 1), "labels run from -1 to 3; expected 0..4"),
+    ],
+)
+@pytest.mark.parametrize("function", [models.train, models.accuracy])
+def test_data_that_does_not_fit(task, function, change, match):
+    network, images, labels = task
+    with pytest.raises(KlrpError, match=f"^{function.__name__}: .*{match}"):
+        function(network, *change(images, labels))
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}])
+def test_numbers_out_of_range(task, wrong):
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(KlrpError, match=f"train: .*{name}={value}.*; expected epochs >= 0"):
+        models.train(*task, **wrong)
+    if name == "batch":
+        with pytest.raises(KlrpError, match="accuracy: batch=0; expected an integer >= 1"):
+            models.accuracy(*task, **wrong)
+
+
+def test_network_without_a_class_axis():
+    with pytest.raises(KlrpError, match=r"makes no logits \[n, c\]"):
+        models.accuracy(nn.Flatten(0), torch.rand(7), torch.zeros(7, dtype=torch.int64))

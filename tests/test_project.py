@@ -1,0 +1,115 @@
+"""The files around the package agree with each other and with what is promised about them."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONDA_NAMES = {"pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
+
+
+def requirement(text):
+    name, specifier = re.fullmatch(r"([\w.-]+)\s*(.*)", text).groups()
+    return CONDA_NAMES.get(name, name).lower().replace("_", "-"), specifier
+
+
+def test_environment_yml_asks_for_what_pyproject_asks_for():
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+    assert pip["pip"].pop() == "-e ." and "pip" in conda
+    python = next(line for line in conda if line.startswith("python="))
+    assert python.split("=")[1] >= PROJECT["requires-python"].removeprefix(">=")
+    theirs = {requirement(line) for line in conda + pip["pip"] if line not in (python, "pip")}
+    extras = PROJECT["optional-dependencies"]
+    ours = PROJECT["dependencies"] + [line for e in ("fast", "book", "test") for line in extras[e]]
+    assert theirs == {requirement(line) for line in ours}
+
+
+def test_the_version_can_be_read_without_importing():
+    tree = ast.parse((ROOT / "klrp" / "__init__.py").read_text("utf-8"))
+    version = next(
+        node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
+    )
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", version)
+    assert (ROOT / "klrp" / "py.typed").exists()
+
+
+def test_yaml_files_parse():
+    names = ["CITATION.cff", "_config.yml", "_toc.yml", ".pre-commit-config.yaml"]
+    for path in [ROOT / n for n in names] + sorted((ROOT / ".github" / "workflows").iterdir()):
+        assert yaml.safe_load(path.read_text("utf-8")), path
+
+
+def test_make_refuses_an_old_python_and_says_so(tmp_path):
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    command = ["make", "book", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode and "Python 3.11 or newer" in run.stdout + run.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_make_help_lists_the_targets():
+    run = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in "book test notebooks lab fmt lint clean".split():
+        assert f"make {target} " in run.stdout
+
+
+FORMS = [  # the first and the second compute the same, the third does not
+    ("x = 1\n", "# why\nx  =  (1)\n", "x = 2\n"),
+    ('def f():\n    "Doc."\n    return 1', "def f(): return 1", 'def f():\n    return "Doc."'),
+    ('class A:\n    "Doc."', 'class A:\n    """Another."""', "class B:\n    pass"),
+    ("print(f'{x:.2f}')", 'print(f"{x:.2f}")', 'print(f"{x:.3f}")'),
+    ("%time x", "%time x", "%time y"),
+]
+
+
+@pytest.mark.parametrize("source, same, other", FORMS)
+def test_the_hash_of_sources_sees_code_alone(source, same, other):
+    from run_notebooks import fingerprint
+
+    assert fingerprint(source) == fingerprint(same) != fingerprint(other)
+
+
+def test_run_notebooks_stores_outputs_without_noise_and_skips_what_is_current(tmp_path):
+    import nbformat
+    import run_notebooks as script
+    from nbformat import v4
+
+    code = "import sys\nprint('\\r 50%|##', file=sys.stderr)\nprint('seen')\n6 * 7"
+    nb = v4.new_notebook(cells=[v4.new_markdown_cell("# Title"), v4.new_code_cell(code)])
+    path = tmp_path / "page.ipynb"
+    nbformat.write(nb, path)
+    command = [sys.executable, script.__file__, path]
+    subprocess.run(command, check=True, capture_output=True)
+    stored = script.read(path)
+    cell = stored.cells[1]
+    assert [o.get("text") or o.data["text/plain"] for o in cell.outputs] == ["seen\n", "42"]
+    assert cell.execution_count == 1 and stored.cells[0].id == nb.cells[0].id
+    assert set(stored.metadata) == {"kernelspec", "language_info", "klrp"}
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "current" in again.stdout
+    stored.cells[1].source += "  # a comment"
+    assert script.is_current(stored)
+    stored.cells[1].source += "\n43"
+    assert not script.is_current(stored)
+
+
+def test_an_output_with_a_path_of_the_machine_is_found():
+    import run_notebooks as script
+    from nbformat import v4
+
+    out = v4.new_output("stream", name="stdout", text="read /home/someone/data\n")
+    nb = v4.new_notebook(cells=[v4.new_code_cell("1", outputs=[out])])
+    assert script.machine_paths(nb)
+    out.text = "read data from book/assets, 3/4 done\n"
+    assert not script.machine_paths(nb)
