@@ -37,7 +37,12 @@ __all__ = [
     "conversions", "data", "explain", "explain_many", "kernel_for", "models", "plot", "register", "rules", "widgets",
 ]  # fmt: skip
 
-_ON_USE = ("data", "models", "plot", "widgets")  # they bring torchvision, matplotlib, ipywidgets along
+_ON_USE = (
+    "data",
+    "models",
+    "plot",
+    "widgets",
+)  # they bring torchvision, matplotlib, ipywidgets along
 
 
 def __getattr__(name: str) -> Any:

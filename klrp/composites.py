@@ -88,13 +88,19 @@ class Composite:
         assigned = assign(steps, self, semiring)
         return Table(
             ("step", "kind", "rule", "theta"),
-            tuple((s.name, s.kind.__name__, *map(repr, assigned[s.name])) for s in steps if s.name in assigned),
+            tuple(
+                (s.name, s.kind.__name__, *map(repr, assigned[s.name]))
+                for s in steps
+                if s.name in assigned
+            ),
         )
 
 
 def _checked(row: Any, number: int) -> Row:
     if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 3:
-        raise KlrpError.type(f"composite: row {number} is {row!r}; expected (selector, rule, theta).")
+        raise KlrpError.type(
+            f"composite: row {number} is {row!r}; expected (selector, rule, theta)."
+        )
     selector, rule, theta = row
     if not isinstance(selector, str | type):
         raise KlrpError.type(
@@ -176,7 +182,9 @@ def _completed(
     rule = rule or default_rule
     theta = theta or default_theta
     if rule is None or theta is None:
-        missing = " and ".join(what for what, value in (("rule", rule), ("theta", theta)) if value is None)
+        missing = " and ".join(
+            what for what, value in (("rule", rule), ("theta", theta)) if value is None
+        )
         raise KlrpError.value(
             f"{missing}: {name} has none, and the semiring {semiring.name!r} has no default. Give rule= and "
             f"theta=, such as rule=klrp.rules.max_share(), theta=klrp.conversions.identity()."

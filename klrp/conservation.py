@@ -69,7 +69,9 @@ class Conservation(Mapping[str, Balance | Total]):
         return self.table()._repr_html_()
 
 
-def balance(operation: object, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool) -> Balance:
+def balance(
+    operation: object, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool
+) -> Balance:
     """The account of one step that received r [N, *output] and passed its inputs' relevance on.
 
     ``linear`` says that Θ = id: then every term is computed for itself, and nothing is lost but what goes
@@ -89,8 +91,14 @@ def balance(operation: object, shares: Shares | None, r: Tensor, passed: list[Te
             pairs = zip(part.alphas, part.omegas, strict=True)
             below = sum(shares.layer.linear(list(x), list(w)) for x, w in pairs)
         pushed = part.z - part.total
-        terms = [_sum(s * below), _sum(s * added) if part.bias is not None else zero, _sum(s * pushed)]
-        expected, bias, stabiliser = (old + new for old, new in zip((expected, bias, stabiliser), terms, strict=True))
+        terms = [
+            _sum(s * below),
+            _sum(s * added) if part.bias is not None else zero,
+            _sum(s * pushed),
+        ]
+        expected, bias, stabiliser = (
+            old + new for old, new in zip((expected, bias, stabiliser), terms, strict=True)
+        )
         lost = lost + _sum(part.scale * r - s * (below + added + pushed))
     return Balance(received, handed, bias, stabiliser, lost if linear else lost + expected - handed)
 

@@ -17,7 +17,9 @@ def kernel_name(theta: Conversion, semiring: Semiring) -> str:
     return "blocked"
 
 
-def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int) -> list[Tensor]:
+def contract(
+    shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int
+) -> list[Tensor]:
     """R_j for each input of the layer [N, *input, *shape], from R_k [N, *output, *shape]."""
     if kernel_name(theta, semiring) == "gradient":
         return gradient.contract(shares, r)

@@ -138,9 +138,13 @@ def mass(f: float) -> Conversion:
         raise KlrpError.value(f"mass: got f = {f:g}; expected a fraction above 0 and at most 1.")
 
     def unfitted(d: Tensor, semiring: Semiring) -> Tensor:
-        raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
+        raise KlrpError.value(
+            "theta: mass() needs the shares of a whole layer; klrp.explain fits it."
+        )
 
-    return Conversion(f"mass({f:g})", unfitted, safe=True, fit=lambda shares, n: _fit_mass(f, shares, n))
+    return Conversion(
+        f"mass({f:g})", unfitted, safe=True, fit=lambda shares, n: _fit_mass(f, shares, n)
+    )
 
 
 def _fit_mass(f: float, shares: Shares, n: int) -> Conversion:
@@ -154,7 +158,9 @@ def _fit_mass(f: float, shares: Shares, n: int) -> Conversion:
         sums = torch.zeros(n, 1 << width, dtype=torch.float64)
         for d, relevant in shares():
             bits = d.double().contiguous().view(torch.int64).flatten(1)
-            among = (relevant & (d > 0)).flatten(1) & ((bits >> (shift + width)) == found.to(d.device))
+            among = (relevant & (d > 0)).flatten(1) & (
+                (bits >> (shift + width)) == found.to(d.device)
+            )
             carried = torch.where(among, d.flatten(1).double(), 0.0)
             digit = (bits >> shift) & ((1 << width) - 1)
             sums += torch.zeros_like(sums, device=d.device).scatter_add_(1, digit, carried).cpu()

@@ -49,7 +49,9 @@ class Trace(NamedTuple):
 
     def value(self, name: str) -> Tensor:
         """What the step of that name, or "input", outputs."""
-        return self.input if name == "input" else next(s.value for s in self.steps if s.name == name)
+        return (
+            self.input if name == "input" else next(s.value for s in self.steps if s.name == name)
+        )
 
 
 class _Tracer(fx.Tracer):
@@ -124,7 +126,9 @@ def _out_of_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
         if not _in_place(node, modules):
             continue
         later = set(nodes[position + 1 :])
-        node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+        node.args[0].replace_all_uses_with(
+            node, delete_user_cb=lambda user, later=later: user in later
+        )
     graph.eliminate_dead_code()
 
 
@@ -164,6 +168,7 @@ class _Run:
                 self.values[node] = self.x if first else (node.args[0] if node.args else None)
                 if first:
                     self.live[node] = Live("input", self.x)
+                    self._check_dtype(node)
             elif node.op == "output":
                 return self._finish(node.args[0])
             else:
@@ -171,6 +176,15 @@ class _Run:
                 if any(n in self.live for n in node.all_input_nodes):
                     self._enter(node)
         raise KlrpError.value("model: its forward returns nothing.")
+
+    def _check_dtype(self, node: fx.Node) -> None:
+        """Integers are tokens: they are for networks that begin with an embedding."""
+        embedded = all(self._entry(user)[0].kind is nn.Embedding for user in node.users)
+        if not self.x.is_floating_point() and not embedded:
+            raise KlrpError.type(
+                f"inputs: got {self.x.dtype}; expected floats [N, ...], since the network does not begin with an "
+                f"nn.Embedding. Convert them: inputs.float()."
+            )
 
     def _compute(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
@@ -195,7 +209,9 @@ class _Run:
                 self._take_apart(node, value)
             return  # sizes and the like carry no relevance
         entry, arguments = self._entry(node)
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.live.get(n, self.values[n]))
+        args, kwargs = fx.node.map_arg(
+            (node.args, node.kwargs), lambda n: self.live.get(n, self.values[n])
+        )
         try:
             if entry.build is REARRANGE:
                 operation, sources = self._rearrange(node, value)
@@ -246,19 +262,29 @@ class _Run:
         shape = tuple(live.value.shape)
         keeps_order = {"flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten"}
         name = getattr(node.target, "__name__", node.target)
-        flattens = node.op == "call_module" and isinstance(self.modules[node.target], nn.Flatten | nn.Unflatten)
+        flattens = node.op == "call_module" and isinstance(
+            self.modules[node.target], nn.Flatten | nn.Unflatten
+        )
         if (name in keeps_order or flattens) and live.taken is None:
             return Pass(shape), [live]
         # Float indices, exact to 2^53, so that every kind of padding runs on them.
-        index = torch.arange(1, live.value.numel() + 1, dtype=torch.float64, device=value.device).reshape(shape)
+        index = torch.arange(
+            1, live.value.numel() + 1, dtype=torch.float64, device=value.device
+        ).reshape(shape)
         taken = index if live.taken is None else live.taken(index)
         return Rearrange(shape, self._replay(node, source, taken).long()), [live]
 
-    def _step(self, node: fx.Node, kind: type, operation: Operation, sources: list[str], value: Tensor) -> None:
+    def _step(
+        self, node: fx.Node, kind: type, operation: Operation, sources: list[str], value: Tensor
+    ) -> None:
         name, aliases = self._name(node), ()
         previous = self._foldable(node, operation)
         if previous is not None:
-            operation, kind, sources = _folded(previous, operation), previous.kind, list(previous.sources)
+            operation, kind, sources = (
+                _folded(previous, operation),
+                previous.kind,
+                list(previous.sources),
+            )
             name, aliases = previous.name, (name,)
             del self.steps[previous.name]
         self.steps[name] = Step(name, aliases, kind, operation, tuple(sources), value)
@@ -273,7 +299,9 @@ class _Run:
             return None
         step = self.steps.get(self.live[node.all_input_nodes[0]].source)
         folds = step is not None and (
-            isinstance(step.operation, Conv) or isinstance(step.operation, Linear) and step.value.ndim == 2
+            isinstance(step.operation, Conv)
+            or isinstance(step.operation, Linear)
+            and step.value.ndim == 2
         )
         return step if folds else None
 
@@ -303,7 +331,9 @@ class _Run:
                 f"[N, C] or [N]. Flatten or select them in a wrapper."
             )
         if returned not in self.live:
-            raise KlrpError.value("model: its output does not depend on the input; there is nothing to explain.")
+            raise KlrpError.value(
+                "model: its output does not depend on the input; there is nothing to explain."
+            )
         logits = value if value.ndim == 2 else value[:, None]
         return Trace(tuple(self.steps.values()), self.x, self.live[returned].source, logits)
 

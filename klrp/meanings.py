@@ -67,7 +67,9 @@ def _conv(spatial: int) -> Callable:
             padding = 0 if padding == "valid" else padding
             pads = tuple((p, p) for p in _tuple(padding, spatial))
         windows = Windows(tuple(kernel), _tuple(stride, spatial), pads, dilation)
-        conv = Conv((weight,), _channels(bias, spatial), (tuple(x.value.shape),), (), windows, groups)
+        conv = Conv(
+            (weight,), _channels(bias, spatial), (tuple(x.value.shape),), (), windows, groups
+        )
         output = conv.linear([x.value[:1]], [weight]).shape[1:]
         return replace(conv, output=(x.value.shape[0], *output)), [x]
 
@@ -76,13 +78,25 @@ def _conv(spatial: int) -> Callable:
 
 def _avg_pool(spatial: int) -> Callable:
     def build(
-        x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+        x,
+        kernel_size,
+        stride=None,
+        padding=0,
+        ceil_mode=False,
+        count_include_pad=True,
+        divisor_override=None,
     ):
         windows = _pool_windows(spatial, kernel_size, stride, padding, 1)
         inputs = tuple(x.value.shape)
         ones = torch.ones(1, 1, *inputs[-spatial:], dtype=x.value.dtype, device=x.value.device)
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[spatial - 1]
-        arguments = (windows.kernel, windows.stride, _tuple(padding, spatial), ceil_mode, count_include_pad)
+        arguments = (
+            windows.kernel,
+            windows.stride,
+            _tuple(padding, spatial),
+            ceil_mode,
+            count_include_pad,
+        )
         extra = () if divisor_override is None else (divisor_override,)
         share = pool(ones, *arguments, *extra)[0, 0]  # real neurons in the window / its divisor
         weight = share / window_sizes(windows, inputs[-spatial:], tuple(share.shape)).to(share)
@@ -103,7 +117,9 @@ def _adaptive_avg_pool(spatial: int) -> Callable:
 
 
 def _max_pool(spatial: int) -> Callable:
-    def build(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    def build(
+        x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+    ):
         windows = _pool_windows(spatial, kernel_size, stride, padding, dilation)
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
         arguments = (windows.kernel, windows.stride, _tuple(padding, spatial), windows.dilation)
@@ -125,7 +141,9 @@ def _adaptive_max_pool(spatial: int) -> Callable:
     return build
 
 
-def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+def _batch_norm(
+    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
     if running_mean is None or training:
         raise KlrpError.value(
             "a BatchNorm without running statistics makes a sample depend on its batch. Use "
@@ -152,13 +170,17 @@ def _neg(a):
 
 def _mul(a, b):
     if isinstance(a, Live) and isinstance(b, Live):
-        raise KlrpError.value("it multiplies two values that depend on the input, and no rule shares that")
+        raise KlrpError.value(
+            "it multiplies two values that depend on the input, and no rule shares that"
+        )
     return _sum([(a, b) if isinstance(a, Live) else (b, a)])
 
 
 def _div(a, b, *, rounding_mode=None):
     if isinstance(b, Live) or rounding_mode is not None:
-        raise KlrpError.value("it divides by a value that depends on the input, and no rule shares that")
+        raise KlrpError.value(
+            "it divides by a value that depends on the input, and no rule shares that"
+        )
     return _sum([(a, 1 / b)])
 
 
@@ -169,7 +191,9 @@ def _sum(terms: list[tuple[Any, Any]]) -> tuple[Operation, list[Live]]:
     shape = torch.broadcast_shapes(*(x.value.shape if isinstance(x, Live) else _shape(x) for x, _ in terms),
                                    *(_shape(factor) for _, factor in terms))  # fmt: skip
     if any(x.value.ndim != len(shape) for x, _ in live):
-        raise KlrpError.value("it broadcasts a value along a new leading axis, which is the samples'")
+        raise KlrpError.value(
+            "it broadcasts a value along a new leading axis, which is the samples'"
+        )
 
     def aligned(value: Any) -> Tensor:
         value = torch.as_tensor(value, dtype=first.dtype, device=first.device)
@@ -178,12 +202,18 @@ def _sum(terms: list[tuple[Any, Any]]) -> tuple[Operation, list[Live]]:
     weights = tuple(aligned(factor) for _, factor in live)
     constants = [aligned(x) * factor for x, factor in terms if not isinstance(x, Live)]
     inputs = tuple(tuple(x.value.shape) for x, _ in live)
-    return Sum(weights, sum(constants) if constants else None, inputs, tuple(shape)), [x for x, _ in live]
+    return Sum(weights, sum(constants) if constants else None, inputs, tuple(shape)), [
+        x for x, _ in live
+    ]
 
 
 def _mean(x, dim=None, keepdim=False, *, dtype=None):
     ndim = x.value.ndim
-    dims = range(1, ndim) if dim is None else [d % ndim for d in _tuple(dim, 1 if isinstance(dim, int) else len(dim))]
+    dims = (
+        range(1, ndim)
+        if dim is None
+        else [d % ndim for d in _tuple(dim, 1 if isinstance(dim, int) else len(dim))]
+    )
     if dim is None or 0 in dims:
         raise KlrpError.value("it averages over the samples; name the other axes")
     shape = tuple(x.value.shape)
@@ -241,7 +271,9 @@ def _adaptive_size(output_size: Any, inputs: tuple[int, ...]) -> tuple[int, ...]
     return tuple(n if o is None else o for o, n in zip(size, inputs, strict=True))
 
 
-def _adaptive_windows(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Windows | AdaptiveWindows:
+def _adaptive_windows(
+    inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> Windows | AdaptiveWindows:
     """Equal windows side by side where they divide the input: fewer, larger taps."""
     if any(n % o for n, o in zip(inputs, outputs, strict=True)) or math.prod(outputs) <= 1:
         return AdaptiveWindows()
@@ -252,7 +284,9 @@ def _adaptive_windows(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Wind
 # --- which operation is which ---------------------------------------------------------------------------
 
 REARRANGE = object()  # replayed on the indices of the input's neurons
-_EXPLAIN_LOGITS = "it squashes the scores: explain the logits, the values before it, and leave it out"
+_EXPLAIN_LOGITS = (
+    "it squashes the scores: explain the logits, the values before it, and leave it out"
+)
 
 
 class Entry(NamedTuple):
@@ -285,18 +319,27 @@ def _modules() -> dict[type, Entry]:
         nn.ChannelShuffle: Entry(nn.ChannelShuffle, REARRANGE),
     }
     pads = ("ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad")
-    for name in (*(f"{pad}{n}d" for pad in pads for n in (1, 2, 3)), "PixelShuffle", "PixelUnshuffle"):
+    for name in (
+        *(f"{pad}{n}d" for pad in pads for n in (1, 2, 3)),
+        "PixelShuffle",
+        "PixelUnshuffle",
+    ):
         if hasattr(nn, name):
             table[getattr(nn, name)] = Entry(getattr(nn, name), REARRANGE)
     for n in (1, 2, 3):
         conv, norm = getattr(nn, f"Conv{n}d"), getattr(nn, f"BatchNorm{n}d")
         avg, big = getattr(nn, f"AvgPool{n}d"), getattr(nn, f"MaxPool{n}d")
-        adaptive, adaptive_max = getattr(nn, f"AdaptiveAvgPool{n}d"), getattr(nn, f"AdaptiveMaxPool{n}d")
+        adaptive, adaptive_max = (
+            getattr(nn, f"AdaptiveAvgPool{n}d"),
+            getattr(nn, f"AdaptiveMaxPool{n}d"),
+        )
         table[conv] = Entry(conv, _conv(n), _conv_arguments)
         table[norm] = Entry(norm, _batch_norm, _norm_arguments)
         table[avg] = Entry(avg, _avg_pool(n), _avg_arguments)
         table[big] = Entry(
-            big, _max_pool(n), lambda m: (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode)
+            big,
+            _max_pool(n),
+            lambda m: (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode),
         )
         table[adaptive] = Entry(adaptive, _adaptive_avg_pool(n), lambda m: (m.output_size,))
         table[adaptive_max] = Entry(adaptive_max, _adaptive_max_pool(n), lambda m: (m.output_size,))
@@ -366,7 +409,9 @@ IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.i
              operator.itruediv: operator.truediv}  # fmt: skip
 
 
-def register(target: type[nn.Module] | Callable | str, like: type[nn.Module] | Callable | str) -> None:
+def register(
+    target: type[nn.Module] | Callable | str, like: type[nn.Module] | Callable | str
+) -> None:
     """Treat a module type, a function or a tensor method as another that klrp knows.
 
     Args:

@@ -147,7 +147,9 @@ class Conv(Layer):
             return lambda x: x[(slice(None), slice(None), *slices)].unflatten(1, (g, -1))
 
         def weight(offset: Shape) -> View:
-            return lambda w: w[(..., *offset)].unflatten(0, (g, -1)).reshape(1, g, -1, w.shape[1], *ones)
+            return lambda w: (
+                w[(..., *offset)].unflatten(0, (g, -1)).reshape(1, g, -1, w.shape[1], *ones)
+            )
 
         for offset, lower, upper in self.windows.offsets(self.inputs[0][2:], self.output[2:]):
             yield Tap(0, at(lower), at(upper), weight(offset))
@@ -156,20 +158,31 @@ class Conv(Layer):
         """Padding to be done beforehand, where the two sides differ, and by the convolution."""
         if all(left == right for left, right in self.windows.padding):
             return [], tuple(left for left, _ in self.windows.padding)
-        return [p for pair in reversed(self.windows.padding) for p in pair], (0,) * len(self.windows.kernel)
+        return [p for pair in reversed(self.windows.padding) for p in pair], (0,) * len(
+            self.windows.kernel
+        )
 
     def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
         before, padding = self._pads()
         conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.windows.kernel) - 1]
         x = F.pad(xs[0], before) if before else xs[0]
-        return conv(x, weights[0], None, self.windows.stride, padding, self.windows.dilation, self.groups)
+        return conv(
+            x, weights[0], None, self.windows.stride, padding, self.windows.dilation, self.groups
+        )
 
     def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
         before, padding = self._pads()
         spatial = len(self.windows.kernel)
-        backward = (torch.nn.grad.conv1d_input, torch.nn.grad.conv2d_input, torch.nn.grad.conv3d_input)
+        backward = (
+            torch.nn.grad.conv1d_input,
+            torch.nn.grad.conv2d_input,
+            torch.nn.grad.conv3d_input,
+        )
         extra = [sum(pair) if before else 0 for pair in self.windows.padding]
-        padded = (*self.inputs[0][:2], *(n + e for n, e in zip(self.inputs[0][2:], extra, strict=True)))
+        padded = (
+            *self.inputs[0][:2],
+            *(n + e for n, e in zip(self.inputs[0][2:], extra, strict=True)),
+        )
         c = backward[spatial - 1](
             padded, weights[0], s, self.windows.stride, padding, self.windows.dilation, self.groups
         )
@@ -185,7 +198,9 @@ class Pool(Layer):
     def taps(self) -> Iterator[Tap]:
         spatial = self.weights[0].ndim
         lead = (1,) * (len(self.output) + 3 - spatial)
-        for _, lower, upper in self.windows.offsets(self.inputs[0][-spatial:], self.output[-spatial:]):
+        for _, lower, upper in self.windows.offsets(
+            self.inputs[0][-spatial:], self.output[-spatial:]
+        ):
             yield Tap(
                 0,
                 _window(lower, len(self.output)),

@@ -1,11 +1,11 @@
 """Pictures of relevance: heat maps, panels, overlays on photographs, and their alternative text.
 
-What draws on axes takes ``ax`` and returns it; without ``ax`` it opens a pyplot figure, as matplotlib's
-own functions do. `panel` returns a figure that pyplot does not keep, `show` a rendered picture, so
-either appears exactly once when it is the last line of a cell. matplotlib's settings stay as they are.
+What draws on axes takes ``ax`` and returns it; without ``ax`` it opens a pyplot figure, as
+matplotlib's own functions do. `panel` returns a figure that pyplot does not keep, `show` a rendered
+picture, so either appears once where it is the last line of a cell. matplotlib's settings stay.
 
-A *map* is a tensor ``[H, W]`` or ``[C, H, W]``, or a Relevance, of which the input's map of one sample
-is drawn. Red speaks for the class, blue against it, and zero is white in every picture.
+A *map* is a tensor ``[H, W]`` or ``[C, H, W]``, or a Relevance, of which the input's map of one
+sample is drawn. Red speaks for the class, blue against it, and zero is white in every picture.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from klrp.errors import KlrpError
 # ColorBrewer's RdBu with a pure white middle; 257 colours, so that zero falls on the middle one.
 _BLUES = ["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0"]
 _REDS = ["#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"]
-SIGNED = LinearSegmentedColormap.from_list("klrp signed", _BLUES + _REDS, N=257)
-POSITIVE = LinearSegmentedColormap.from_list("klrp positive", _REDS, N=257)
+_DIVERGING = _BLUES + _REDS
+_BAD = "#d0d0d0"  # infinite values
+SIGNED = LinearSegmentedColormap.from_list("klrp signed", _DIVERGING, 257).with_extremes(bad=_BAD)
+POSITIVE = LinearSegmentedColormap.from_list("klrp positive", _REDS, 257).with_extremes(bad=_BAD)
 TWO = ListedColormap(["#ffffff", "#b2182b"], "klrp boolean")
-for _colours in (SIGNED, POSITIVE):
-    _colours.set_bad("#d0d0d0")  # infinite values
 
 _JOIN = {
     "sum": lambda m: m.sum(0),
@@ -92,11 +92,11 @@ def heatmap(
     A map without negative values uses the red half of the same scale. Infinite values are grey.
 
     Args:
-        map: ``[H, W]``, ``[1, H, W]`` or ``[C, H, W]``, or a Relevance. Where the semiring counts on a
-            logarithmic scale (its zero scores −∞), exp(score), relative to the largest, is drawn.
+        map: ``[H, W]``, ``[1, H, W]`` or ``[C, H, W]``, or a Relevance. Where scores are logarithms
+            (one of them is −∞), exp(score) relative to the largest is drawn.
         channels: how C channels become one, see `join_channels`; by default ``"sum"``, and ``"or"``
             for torch.bool.
-        limit: where the scale ends, > 0. The default is the 99.5th percentile of |map|, so that a few
+        limit: where the scale ends, > 0. By default the 99.5th percentile of |map|, so that a few
             extreme pixels do not bleach the rest; the maximum where that percentile is 0.
         title, alt: above the map, and for those who cannot see it; ``alt`` is the title by default.
         colorbar: whether to draw the scale beside the map.
@@ -127,14 +127,14 @@ def count(
 ) -> Axes:
     """A map of values >= 0, such as numbers of paths, from 0 (white) to limit (dark red).
 
-    With ``log`` the scale is linear up to 1 and logarithmic above, for counts over many orders of
-    magnitude. The other arguments are those of `heatmap`.
+    With ``log``, for counts over many orders of magnitude, the scale is logarithmic over the six
+    below the limit, but not below 1, and linear from there to 0. The rest is as in `heatmap`.
 
     Raises:
         KlrpError: as `heatmap`, and for a negative value.
 
     Example:
-        >>> ax = count(torch.randint(0, 10**9, (28, 28)), log=True, colorbar=True)
+        >>> ax = count(10 ** torch.arange(9.0).reshape(3, 3), log=True, colorbar=True)
     """
     map = _as_map(map, channels, index).to(torch.float64)
     if (map < 0).any():
@@ -142,7 +142,9 @@ def count(
             f"map: got values down to {map.min():.4g}; expected none below 0. Draw it with heatmap."
         )
     limit = _limit(map, limit)
-    scale = SymLogNorm(1.0, vmin=0.0, vmax=limit) if log and limit > 1 else Normalize(0.0, limit)
+    scale = Normalize(0.0, limit)
+    if log and limit > 1:
+        scale = SymLogNorm(max(1.0, limit / 1e6), vmin=0.0, vmax=limit)
     return _draw(map, scale, POSITIVE, ax, title, alt, colorbar)
 
 
@@ -157,8 +159,8 @@ def boolean(
 ) -> Axes:
     """A map of torch.bool in two colours: relevant is red, the rest white.
 
-    ``map`` is ``[H, W]`` or ``[C, H, W]``, or a Relevance over the Boolean semiring; ``channels`` is
-    ``"or"`` or ``"and"``; the other arguments are those of `heatmap`.
+    ``map`` is ``[H, W]`` or ``[C, H, W]``, or a Relevance over the Boolean semiring; ``channels``
+    is ``"or"`` or ``"and"``; the other arguments are those of `heatmap`.
 
     Raises:
         KlrpError: for a map that is not torch.bool, and as `heatmap`.
@@ -244,7 +246,7 @@ def panel(
     """Maps side by side: torch.bool in two colours, the others as heat maps.
 
     Args:
-        maps: n maps, as in `heatmap`. A function of the axes draws itself, for instance a photograph:
+        maps: n maps, as in `heatmap`, or functions that draw on axes, for instance a photograph:
             ``lambda ax: plot.image(x, ax)``.
         titles, alts: n of them; the alternative texts are the titles by default.
         columns: how many maps stand in a row, by default at most five.
@@ -269,10 +271,10 @@ def panel(
     shared = max((_limit(m) for m in tensors if m.dtype != torch.bool), default=None)
     each = dict(limit=shared if share_scale else None, colorbar=colorbar and not share_scale)
 
-    columns = min(len(items), columns or 5)
+    columns = min(len(items), max(columns or 5, 1))
     rows = math.ceil(len(items) / columns)
     tall = max((m.shape[0] / m.shape[1] for m in tensors), default=1.0)
-    size = (columns * (2.6 if each["colorbar"] else 2.1), rows * (2.1 * min(tall, 3.0) + 0.3))
+    size = (columns * (2.6 if each["colorbar"] else 2.1), rows * (2.1 * min(tall, 3.0) + 0.2))
     figure = _SelfShowing(size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     scaled = []
@@ -297,24 +299,26 @@ def panel(
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered figure with its alternative text, which notebooks display.
+    """What notebooks and the built book display, as `show` and `klrp.widgets.frames` make it.
 
-    ``text/html`` carries the alternative text and is what the built book and JupyterLab show; the
-    same PNG as ``image/png`` is for viewers without HTML; ``text/plain`` is the alternative text.
+    ``html`` is shown by the built book and by Jupyter, and carries the alternative text ``alt``;
+    ``png`` is for viewers without HTML, and ``text`` stands for both in plain text.
     """
 
+    text: str
+    alt: str = field(repr=False)
     png: bytes = field(repr=False)
-    alt: str
+    html: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return self.html
 
     def _repr_png_(self) -> bytes:
         return self.png
 
-    def _repr_html_(self) -> str:
-        return img_tag(self.png, self.alt)
-
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        png = base64.b64encode(self.png).decode()
-        data = {"text/html": self._repr_html_(), "image/png": png, "text/plain": self.alt}
+        data = {"text/html": self.html, "text/plain": self.text}
+        data["image/png"] = base64.b64encode(self.png).decode()
         return data, {"image/png": {"alt": self.alt}}
 
 
@@ -328,27 +332,26 @@ class _SelfShowing(Figure):
 def show(figure: Figure | Axes, alt: str | None = None, *, dpi: int = 100) -> Picture:
     """The figure, rendered and closed, as a picture with alternative text for notebooks.
 
-    ``alt`` is what somebody who cannot see the figure should know; by default the label that `panel`
-    gave the figure, or the alternative texts of its axes.
+    ``alt`` is what somebody who cannot see the figure should know; by default the label that
+    `panel` gave the figure, or the alternative texts of its axes.
 
     Raises:
         KlrpError: where there is no alternative text, or ``figure`` is neither a figure nor axes.
 
     Example:
-        >>> picture = show(heatmap(torch.eye(8)), "A red diagonal on white.")
-        >>> picture
-        Picture(alt='A red diagonal on white.')
+        >>> show(heatmap(torch.eye(8)), "A red diagonal on white.")
+        Picture(text='A red diagonal on white.')
     """
     figure = figure.figure if isinstance(figure, Axes) else figure
     pixels = png(figure, dpi=dpi)
-    labels = [a.get_label() for a in figure.axes if not a.get_label().startswith("<")]
-    alt = alt or figure.get_label() or "; ".join(filter(None, labels))
-    if not alt.strip():
+    labels = [label for ax in figure.axes if not (label := ax.get_label()).startswith("<")]
+    alt = (alt or figure.get_label() or "; ".join(filter(None, labels))).strip()
+    if not alt:
         raise KlrpError.value(
-            "alt: got no text; expected a sentence for those who cannot see the figure. Say what it "
-            "shows: show(figure, 'The relevant pixels trace the digit.')."
+            "alt: got no text; expected a sentence for those who cannot see the figure. Say what "
+            "it shows: show(figure, 'The relevant pixels trace the digit.')."
         )
-    return Picture(pixels, alt)
+    return Picture(alt, alt, pixels, img_tag(pixels, alt))
 
 
 def png(figure: Figure, *, dpi: int = 100) -> bytes:
@@ -378,16 +381,21 @@ def img_tag(png: bytes, alt: str) -> str:
     """An HTML image with the PNG inside, on white, never wider than the page.
 
     Example:
-        >>> img_tag(png(panel([torch.eye(8)], ["identity"])), "A diagonal")
-        '<img class="dark-light" width="210" height="240" alt="A diagonal" src="data:image/png;...
+        >>> img_tag(png(panel([torch.eye(8)], ["identity"])), "A diagonal")[:65]
+        '<img class="dark-light" width="210" height="230" alt="A diagonal"'
     """
     width, height = struct.unpack(">II", png[16:24])
     # dark-light: the book's theme leaves the colours of such images alone on dark pages.
     return (
         f'<img class="dark-light" width="{width}" height="{height}" alt="{html.escape(alt)}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}" '
-        'style="max-width:100%;height:auto;background:#fff;padding:0">'
+        f'src="{data_url(png)}" '
+        'style="display:block;max-width:100%;height:auto;background:#fff;padding:0">'
     )
+
+
+def data_url(png: bytes) -> str:
+    """The PNG as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _as_tensor(map: Any, index: int) -> Tensor:
@@ -403,8 +411,8 @@ def _as_tensor(map: Any, index: int) -> Tensor:
     map = torch.as_tensor(map).detach().cpu()
     if map.ndim not in (2, 3) or map.numel() == 0:
         raise KlrpError.value(
-            f"map: got shape {tuple(map.shape)}; expected [H, W] or [C, H, W]. Choose one sample of a "
-            "batch, map[0]; lay flat neurons on a grid, map.reshape(28, 28)."
+            f"map: got shape {tuple(map.shape)}; expected [H, W] or [C, H, W]. Choose one sample, "
+            "map[0]; lay flat neurons on a grid, map.reshape(28, 28)."
         )
     if map.isnan().any():
         raise KlrpError.value(
@@ -441,8 +449,8 @@ def _as_picture(x: Any, argument: str) -> Tensor:
         )
     if not ((x >= 0) & (x <= 1)).all():
         raise KlrpError.value(
-            f"{argument}: got values from {x.min():.4g} to {x.max():.4g}; expected [0, 1]. Undo the "
-            "normalisation, x * std + mean; divide bytes by 255."
+            f"{argument}: got values from {x.min():.4g} to {x.max():.4g}; expected [0, 1]. Undo "
+            "the normalisation, x * std + mean; divide bytes by 255."
         )
     return x
 
@@ -480,9 +488,8 @@ def _bar(drawn: Axes, beside: Any) -> None:
     """The scale of what was drawn, beside these axes."""
     colours, ticks = drawn.images[-1], None
     if isinstance(colours.norm, SymLogNorm):
-        decades = math.log10(colours.norm.vmax)
-        step = math.ceil(decades / 5)
-        ticks = [0.0, *10.0 ** np.arange(step, decades, step)]
+        low, high = math.log10(colours.norm.linthresh), math.log10(colours.norm.vmax)
+        ticks = [0.0, *10.0 ** np.arange(math.ceil(low), high, 2 if high - low > 3 else 1)]
     bar = drawn.figure.colorbar(
         colours, ax=beside, ticks=ticks, fraction=0.046, pad=0.04, aspect=25
     )

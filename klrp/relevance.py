@@ -131,9 +131,21 @@ def explain(
     _check_inputs(inputs)
     _check_memory(memory)
     if not len(inputs):  # run on one blank sample, for the shapes
-        blank, first = inputs.new_zeros(1, *inputs.shape[1:]), target if isinstance(target, int) else None
+        blank, first = (
+            inputs.new_zeros(1, *inputs.shape[1:]),
+            target if isinstance(target, int) else None,
+        )
         return _without_samples(
-            explain(model, blank, first, semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep)
+            explain(
+                model,
+                blank,
+                first,
+                semiring=semiring,
+                composite=composite,
+                rule=rule,
+                theta=theta,
+                keep=keep,
+            )
         )
     network = trace(model, inputs.detach())
     decided = assign(network.steps, _composite(composite, rule, theta), semiring)
@@ -159,8 +171,12 @@ def explain(
     maps["input"] = arriving.get("input", semiring.full(tuple(inputs.shape), "zero", first))
     exact = exact and _is_exact(maps["input"], semiring)
     maps = {name: r for name, r in maps.items() if name in wanted}
-    aliases = {alias: step.name for step in network.steps if step.name in maps for alias in step.aliases}
-    return Relevance(semiring, targets, network.logits, exact, maps, aliases, balances if everything else None)
+    aliases = {
+        alias: step.name for step in network.steps if step.name in maps for alias in step.aliases
+    }
+    return Relevance(
+        semiring, targets, network.logits, exact, maps, aliases, balances if everything else None
+    )
 
 
 def explain_many(
@@ -208,12 +224,20 @@ def kernel_for(
     steps = trace(model, inputs.detach()).steps
     decided = assign(steps, _composite(composite, rule, theta), semiring)
     return {
-        s.name: contraction.kernel_name(decided[s.name][1], semiring) if s.name in decided else "move" for s in steps
+        s.name: contraction.kernel_name(decided[s.name][1], semiring)
+        if s.name in decided
+        else "move"
+        for s in steps
     }
 
 
 def _pass_down(
-    network: Trace, step: Step, r: Tensor, decided: tuple[Rule, Conversion] | None, semiring: Semiring, memory: int
+    network: Trace,
+    step: Step,
+    r: Tensor,
+    decided: tuple[Rule, Conversion] | None,
+    semiring: Semiring,
+    memory: int,
 ) -> tuple[Shares | None, list[Tensor]]:
     """What a step hands to each of its sources; its shares too, if it takes some."""
     if decided is None:
@@ -246,27 +270,37 @@ def _check_inputs(inputs: Any) -> None:
             f"inputs: got {type(inputs).__name__}; expected a float tensor [N, ...]. Use torch.as_tensor(inputs)."
         )
     if inputs.ndim == 0:
-        raise KlrpError.value("inputs: got a single number; expected [N, ...]. Add the axis of samples.")
+        raise KlrpError.value(
+            "inputs: got a single number; expected [N, ...]. Add the axis of samples."
+        )
     if inputs.is_floating_point():
         if not bool(torch.isfinite(inputs).all()):
             what = "NaN" if bool(torch.isnan(inputs).any()) else "Inf"
             where = (~torch.isfinite(inputs)).nonzero()[0].tolist()
-            raise KlrpError.value(f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first.")
+            raise KlrpError.value(
+                f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first."
+            )
 
 
 def _check_memory(memory: Any) -> None:
     if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
-        raise KlrpError.value(f"memory: got {memory!r}; expected a number of bytes above 0, such as 64 << 20.")
+        raise KlrpError.value(
+            f"memory: got {memory!r}; expected a number of bytes above 0, such as 64 << 20."
+        )
 
 
 def _composite(composite: Composite | None, rule: Rule | None, theta: Theta | None) -> Composite:
     if composite is None:
         check_rule(rule, "rule")
         if rule is not None and rule.pools:
-            raise KlrpError.value("rule: as_average() is for max-pools alone; put it in a klrp.Composite.")
+            raise KlrpError.value(
+                "rule: as_average() is for max-pools alone; put it in a klrp.Composite."
+            )
         return Composite([(ANY, rule, theta)])
     if not isinstance(composite, Composite):
-        raise KlrpError.type(f"composite: got {type(composite).__name__}; expected a klrp.Composite.")
+        raise KlrpError.type(
+            f"composite: got {type(composite).__name__}; expected a klrp.Composite."
+        )
     if rule is not None or theta is not None:
         raise KlrpError.value(
             "composite: it was given together with rule or theta. Put them in its last row: (klrp.ANY, rule, theta)."
@@ -284,7 +318,9 @@ def _targets(target: Any, logits: Tensor) -> Tensor:
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
         raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.")
     if tuple(target.shape) != (n,):
-        raise KlrpError.value(f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},).")
+        raise KlrpError.value(
+            f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},)."
+        )
     target = target.to(logits.device, torch.int64)
     wrong = target[(target < 0) | (target >= classes)]
     if len(wrong):
@@ -300,10 +336,14 @@ def _start(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -> T
     dtype = semiring.dtype_for(logits.dtype)
     if isinstance(start, Tensor):
         if tuple(start.shape) != shape:
-            raise KlrpError.value(f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape].")
+            raise KlrpError.value(
+                f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape]."
+            )
         return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
     if start not in ("one", "logit"):
-        raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
+        raise KlrpError.value(
+            f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.'
+        )
     if start == "logit" and semiring is not REAL:
         raise KlrpError.value(
             f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '

@@ -80,7 +80,9 @@ class Rule:
 
 def _number(rule: str, argument: str, value: float, low: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
-        raise KlrpError.value(f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up.")
+        raise KlrpError.value(
+            f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up."
+        )
     return float(value)
 
 
@@ -99,7 +101,12 @@ def epsilon(eps: float = 1e-9, std: float = 0.0) -> Rule:
     al. 2019 for ``std``).
     """
     eps, std = _number("epsilon", "eps", eps, 0), _number("epsilon", "std", std, 0)
-    return Rule(f"epsilon({eps:g}, std={std:g})" if std else f"epsilon({eps:g})", (_LINEAR,), eps=eps, std=std)
+    return Rule(
+        f"epsilon({eps:g}, std={std:g})" if std else f"epsilon({eps:g})",
+        (_LINEAR,),
+        eps=eps,
+        std=std,
+    )
 
 
 def gamma(g: float) -> Rule:
@@ -149,7 +156,9 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     """
     low, high = (torch.as_tensor(v).detach() for v in (low, high))
     if not bool((low <= high).all()):
-        raise KlrpError.value(f"zbox: got low = {low.tolist()} above high = {high.tolist()}; swap them.")
+        raise KlrpError.value(
+            f"zbox: got low = {low.tolist()} above high = {high.tolist()}; swap them."
+        )
 
     def constant(value: Tensor) -> Map:
         return lambda x: (-value).to(x).expand_as(x)

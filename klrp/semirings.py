@@ -97,7 +97,11 @@ class Semiring:
         if x.shape[dim]:
             return self.add(x, dim)
         kept = x.shape[:dim] + x.shape[dim + 1 : x.ndim - len(self.shape)]
-        return torch.as_tensor(self.zero, dtype=x.dtype, device=x.device).expand((*kept, *self.shape)).clone()
+        return (
+            torch.as_tensor(self.zero, dtype=x.dtype, device=x.device)
+            .expand((*kept, *self.shape))
+            .clone()
+        )
 
     def is_zero(self, x: Tensor) -> Tensor:
         """Boolean [...]: which elements of x [..., *shape] equal zero."""
@@ -137,7 +141,11 @@ class Semiring:
 
 def _cast_exactly(x: Tensor, dtype: torch.dtype, name: str, argument: str) -> Tensor:
     cast = x.to(dtype)
-    if x.is_floating_point() and not dtype.is_floating_point and not torch.equal(cast.to(x.dtype), x):
+    if (
+        x.is_floating_point()
+        and not dtype.is_floating_point
+        and not torch.equal(cast.to(x.dtype), x)
+    ):
         raise KlrpError.value(
             f"{argument}: it gave numbers that {name} cannot hold exactly (its elements are {dtype}). Use a "
             f"conversion that gives zero or one, such as klrp.conversions.threshold(1e-9)."
@@ -267,7 +275,9 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
             raise _law_error(semiring, law, [members[i].tolist() for i in where[0, :3]])
 
 
-def _laws(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _laws(
+    semiring: Semiring, x: Tensor, y: Tensor, z: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each law with its two sides, computed only when it is reached."""
     plus, times = semiring.plus, semiring.mul
     zero, one = (semiring.full(x.shape[:3], which, x) for which in ("zero", "one"))

@@ -59,7 +59,9 @@ def shares_of(layer: Layer, rule: Rule, activations: list[Tensor], memory: int) 
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
 
-def _part(layer: Layer, rule: Rule, part: Part, activations: list[Tensor], memory: int) -> PartShares:
+def _part(
+    layer: Layer, rule: Rule, part: Part, activations: list[Tensor], memory: int
+) -> PartShares:
     alphas = tuple(tuple(alpha(a) for a in activations) for alpha, _ in part.pairs)
     omegas = tuple(tuple(omega(w) for w in layer.weights) for _, omega in part.pairs)
     bias = None if part.bias is None or layer.bias is None else part.bias(layer.bias)
@@ -77,7 +79,9 @@ def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
     edges = block_edges(memory, 4 * z.element_size(), z.device)
     for samples in sample_chunks(layer, edges):
         for tap in layer.taps():
-            product = _without_zeros(_product(tap, [(alphas, omegas, None)], [1.0], samples), None, True)
+            product = _without_zeros(
+                _product(tap, [(alphas, omegas, None)], [1.0], samples), None, True
+            )
             if product is None:
                 continue
             n, g, k, _, p = product.sizes
@@ -123,7 +127,10 @@ class Product:
         for (alphas, omegas, divisor), scale in zip(self.parts, self.scales, strict=True):
             share = None
             for alpha, omega in zip(alphas, omegas, strict=True):
-                term = alpha[:, g, :, j, p] * omega[:, g, k, j, p if omega.shape[4] > 1 else slice(None)]
+                term = (
+                    alpha[:, g, :, j, p]
+                    * omega[:, g, k, j, p if omega.shape[4] > 1 else slice(None)]
+                )
                 share = term if share is None else share.add_(term)
             share = share if divisor is None else share.div_(divisor[:, g, k, :, p])
             share = share if scale == 1 else share.mul_(scale)
@@ -137,7 +144,10 @@ class Product:
         channels = x.shape[2] if kept[1] is None else (j if kept is self.kept else k)
         sizes = (groups, channels, math.prod(self.positions))
         if any(index is not None for index in kept):
-            at = [torch.arange(m, device=x.device) if i is None else i for m, i in zip(sizes, kept, strict=True)]
+            at = [
+                torch.arange(m, device=x.device) if i is None else i
+                for m, i in zip(sizes, kept, strict=True)
+            ]
             full = zero.expand(n, *sizes, *trailing).clone()
             full[:, at[0][:, None, None], at[1][None, :, None], at[2][None, None, :]] = x
             x = full
@@ -158,7 +168,12 @@ def products(
 
 
 def _product(
-    tap: Tap, parts: list[tuple], scales: list[float], samples: slice, r: Tensor | None = None, rank: int = 0
+    tap: Tap,
+    parts: list[tuple],
+    scales: list[float],
+    samples: slice,
+    r: Tensor | None = None,
+    rank: int = 0,
 ) -> Product:
     lower = [[tap.lower(pair[tap.source][samples]) for pair in alphas] for alphas, _, _ in parts]
     weight = [[tap.weight(pair[tap.source]) for pair in omegas] for _, omegas, _ in parts]
@@ -184,11 +199,17 @@ def _product(
         )
         for xs, ws, z in zip(lower, weight, upper, strict=True)
     ]
-    r = None if r is None else r.expand(n, g, k, *positions, *trailing).reshape(n, g, k, 1, p, *trailing)
+    r = (
+        None
+        if r is None
+        else r.expand(n, g, k, *positions, *trailing).reshape(n, g, k, 1, p, *trailing)
+    )
     return Product(flattened, scales, r, (n, g, k, j, p), tuple(positions))
 
 
-def _without_zeros(product: Product, semiring: Semiring | None, skip_inactive: bool) -> Product | None:
+def _without_zeros(
+    product: Product, semiring: Semiring | None, skip_inactive: bool
+) -> Product | None:
     """The product without the channels and positions that hold nothing but zeros; None if none is left."""
     n, g, k, j, p = product.sizes
     device = product.parts[0][0][0].device
@@ -197,7 +218,9 @@ def _without_zeros(product: Product, semiring: Semiring | None, skip_inactive: b
         relevant = ~semiring.is_zero(product.r)
     active = torch.ones(1, g, 1, j, p, dtype=torch.bool, device=device)
     if skip_inactive:
-        active = torch.stack([(x != 0).any(0, keepdim=True) for xs, _, _ in product.parts for x in xs]).any(0)
+        active = torch.stack(
+            [(x != 0).any(0, keepdim=True) for xs, _, _ in product.parts for x in xs]
+        ).any(0)
     keeps = (
         relevant.any(4).any(3).any(2).any(0) & active.any(4).any(3).any(2).any(0),
         relevant.any(4).any(3).any(1).any(0),
@@ -262,4 +285,6 @@ def _pairs(tap: Tap, layer: Layer) -> int:
     weight = tap.weight(layer.weights[tap.source])
     lower = tap.lower(layer.weights[0].new_zeros(()).expand(1, *layer.inputs[tap.source][1:]))
     upper = tap.upper(layer.weights[0].new_zeros(()).expand(1, *layer.output[1:]))
-    return math.prod(weight.shape[1:4]) * math.prod(torch.broadcast_shapes(lower.shape[3:], upper.shape[3:]))
+    return math.prod(weight.shape[1:4]) * math.prod(
+        torch.broadcast_shapes(lower.shape[3:], upper.shape[3:])
+    )

@@ -1,17 +1,15 @@
-"""Pictures that move: a slider for the built book, which needs no kernel, and a live explorer for Jupyter.
+"""Pictures that move: a slider that needs no kernel, and a live explorer for Jupyter.
 
-`frames` is plain HTML with the pictures inside, so it works wherever a page's own scripts run; where
-they do not, it is the picture that it starts with. `explorer` computes on every change of a control.
+`frames` is plain HTML with the pictures inside: it works wherever a page's own scripts run, and is
+the picture that it starts with where they do not. `explorer` computes on every change of a control.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 _WITH_THETA = ("boolean", "counting", "counting_int")
 LARGEST = 2_000_000  # bytes of one slider; a page with a few of them still loads quickly
 
-# The other pictures wait in an attribute: what strips scripts drops it and leaves the first picture.
+# The other pictures wait in an attribute: what strips scripts drops it and leaves the first one.
 _MOVE = (
     "const card=this.closest('figure'),img=card.querySelector('img');"
     "if(!this.frames){this.frames=JSON.parse(this.dataset.frames);"
@@ -38,31 +36,7 @@ _CARD = (
     "margin:0;padding:.5rem;box-sizing:border-box;max-width:100%;width:fit-content;"
     "background:#fff;color:#222;color-scheme:light;font:14px/1.4 sans-serif"
 )
-_ROW = "display:flex;gap:.6em;align-items:center;margin:0 0 .4rem"
-
-
-@dataclass(frozen=True)
-class Frames:
-    """A slider over pictures, which notebooks and the built book display; `frames` makes it.
-
-    ``html`` is the slider, ``png`` and ``alt`` the picture that it starts with, ``text`` a summary.
-    """
-
-    html: str = field(repr=False)
-    png: bytes = field(repr=False)
-    alt: str = field(repr=False)
-    text: str
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def _repr_png_(self) -> bytes:
-        return self.png
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        still = base64.b64encode(self.png).decode()
-        data = {"text/html": self.html, "image/png": still, "text/plain": self.text}
-        return data, {"image/png": {"alt": self.alt}}
+_ROW = "display:flex;gap:.6em;align-items:center;margin:0"
 
 
 def frames(
@@ -73,7 +47,7 @@ def frames(
     name: str = "θ",
     start: int = 0,
     dpi: int = 80,
-) -> Frames:
+) -> plot.Picture:
     """A slider over pictures that moves without a kernel, in the built book as in Jupyter.
 
     Args:
@@ -85,29 +59,25 @@ def frames(
         start: the index of the picture shown first, and alone where scripts do not run.
 
     Raises:
-        KlrpError: no pictures, unequal numbers, an empty alternative text, a start that is no index, a
-            picture that is no PNG, more than 2 MB.
+        KlrpError: no pictures, unequal numbers, an empty alternative text, a start that is no
+            index, a picture that is no PNG, more than 2 MB.
 
     Example:
         >>> thetas = [0.01, 0.02, 0.05]
         >>> figures = [plot.panel([torch.rand(9, 9) > t], ["relevant"]) for t in thetas]
         >>> frames(figures, thetas, [f"Pixels above {t}." for t in thetas])
-        Frames(text='A slider over θ: 0.01, 0.02, 0.05. It starts with: Pixels above 0.01.')
+        Picture(text='A slider over θ: 0.01, 0.02, 0.05. It starts with: Pixels above 0.01.')
     """
     labels, alts = [str(x) for x in labels], [str(x).strip() for x in alts]
     _check(len(pictures), labels, alts, start)
     pngs = [_as_png(p, i, dpi) for i, p in enumerate(pictures)]
     shown = [
-        {"src": None if i == start else _source(png), "alt": alt, "label": label}
+        {"src": None if i == start else plot.data_url(png), "alt": alt, "label": label}
         for i, (png, alt, label) in enumerate(zip(pngs, alts, labels, strict=True))
     ]
     body = _slider(shown, start, name) + plot.img_tag(pngs[start], alts[start])
     digest = hashlib.sha256(body.encode()).hexdigest()[:12]
-    # data-lm-suppress-shortcuts: in JupyterLab the arrow keys belong to the slider.
-    card = (
-        f'<figure id="klrp-{digest}" style="{_CARD}" data-lm-suppress-shortcuts="true">'
-        f"{body}</figure>"
-    )
+    card = f'<figure id="klrp-{digest}" style="{_CARD}">{body}</figure>'
     size = len(card.encode())
     if size > LARGEST:
         raise KlrpError.value(
@@ -115,7 +85,7 @@ def frames(
             f"{LARGEST / 1e6:.0f} MB. Give fewer or smaller ones, or lower dpi, now {dpi}."
         )
     text = f"A slider over {name}: {', '.join(labels)}. It starts with: {alts[start]}"
-    return Frames(card, pngs[start], alts[start], text)
+    return plot.Picture(text, alts[start], pngs[start], card)
 
 
 def _check(n: int, labels: list[str], alts: list[str], start: int) -> None:
@@ -126,8 +96,8 @@ def _check(n: int, labels: list[str], alts: list[str], start: int) -> None:
         )
     if "" in alts:
         raise KlrpError.value(
-            f"alts: got no text for picture {alts.index('')}; expected a sentence for each. Say what "
-            "changes in it for those who cannot see it."
+            f"alts: got no text for picture {alts.index('')}; expected a sentence for each. Say "
+            "what it shows to those who cannot see it."
         )
     if not 0 <= start < n:
         raise KlrpError.value(f"start: got {start}; expected an index from 0 to {n - 1}.")
@@ -145,19 +115,17 @@ def _as_png(picture: Any, i: int, dpi: int) -> bytes:
     return png
 
 
-def _source(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def _slider(shown: list[dict], start: int, name: str) -> str:
     """The labelled range input; it holds every picture but the first shown."""
     data = html.escape(json.dumps(shown, ensure_ascii=False, separators=(",", ":")))
     name, label = html.escape(name), html.escape(shown[start]["label"])
+    # onkeydown: the arrow keys belong to the slider, not to the shortcuts of Jupyter or the book.
     return (
-        f'<div style="{_ROW}"><label style="{_ROW};margin:0;flex:1">{name}'
-        f'<input class="noprint" type="range" min="0" max="{len(shown) - 1}" step="1" value="{start}" '
-        f'style="flex:1;min-width:6rem;max-width:20rem" autocomplete="off" aria-label="{name}" '
-        f'aria-valuetext="{label}" oninput="{_MOVE}" data-frames="{data}"></label>'
+        f'<div style="{_ROW};padding-bottom:.4rem"><label style="{_ROW};flex:1">{name}'
+        f'<input class="noprint" type="range" min="0" max="{len(shown) - 1}" value="{start}" '
+        f'autocomplete="off" style="flex:1;min-width:6rem;max-width:20rem" '
+        f'aria-label="{name}" aria-valuetext="{label}" onkeydown="event.stopPropagation()" '
+        f'oninput="{_MOVE}" data-frames="{data}"></label>'
         f'<output aria-live="off">{label}</output></div>'
     )
 
@@ -181,10 +149,12 @@ def explorer(
         semirings: names or klrp.Semirings that need no rule, at least one.
 
     Raises:
-        KlrpError: no inputs, no semirings, more names than logits or fewer, what `klrp.explain` refuses.
+        KlrpError: no inputs, no semirings, not one name for each logit, and what `klrp.explain`
+            refuses.
 
     Example:
-        >>> explorer(mlp, digits[:20], semirings=["boolean", "viterbi"])
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        >>> box = explorer(model, torch.rand(20, 1, 28, 28), semirings=["boolean", "viterbi"])
     """
     import ipywidgets as w
 
@@ -200,7 +170,7 @@ def explorer(
     names = [str(c) for c in (range(logits) if classes is None else classes)]
     if len(names) != logits:
         raise KlrpError.value(
-            f"classes: got {len(names)} names; expected {logits}, one for each logit of the network."
+            f"classes: got {len(names)} names; expected {logits}, one for each of the logits."
         )
 
     def control(kind: type, description: str, **settings: Any) -> Any:
@@ -208,21 +178,21 @@ def explorer(
 
     late = dict(continuous_update=False)
     sample = control(w.IntSlider, "sample", max=len(inputs) - 1, **late)
-    classes = [("top logit", None), *((name, i) for i, name in enumerate(names))]
+    classes = [("top logit", -1), *((name, i) for i, name in enumerate(names))]
     target = control(w.Dropdown, "class", options=classes)
     semiring = control(w.Dropdown, "semiring", options=[(s.name, s) for s in found])
-    theta = control(w.FloatLogSlider, "θ", value=0.01, min=-6, max=0, readout_format=".1e", **late)
+    theta = control(w.FloatLogSlider, "θ", value=0.01, min=-6, max=0, readout_format=".2g", **late)
     output = w.HTML()
 
     def picture() -> plot.Picture:
         kind, i = semiring.value, sample.value
         theta.disabled = kind.name not in _WITH_THETA
         t = None if theta.disabled else threshold(theta.value)
-        x = inputs[i : i + 1]
-        found = explain(model, x, target.value, semiring=kind, theta=t, keep="input")
-        title = f"{names[int(found.target)]}, {kind.name}"
-        title += "" if theta.disabled else f", θ = {theta.value:.1e}"
-        return _beside(x[0], f"sample {i}", found, title)
+        x, y = inputs[i : i + 1], None if target.value < 0 else target.value
+        relevance = explain(model, x, y, semiring=kind, theta=t, keep="input")
+        title = f"class {names[int(relevance.target)]}, {kind.name}"
+        title += "" if theta.disabled else f", θ = {theta.value:.2g}"
+        return _beside(x[0], f"sample {i}", relevance, title)
 
     def draw(_change: Any) -> None:
         try:
@@ -237,8 +207,9 @@ def explorer(
         c.observe(draw, "value")
 
     class Explorer(w.VBox):
-        def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict:
-            return super()._repr_mimebundle_(*args, **kwargs) | still._repr_mimebundle_()[0]
+        def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> tuple[dict, dict]:
+            data, metadata = still._repr_mimebundle_()
+            return super()._repr_mimebundle_(*args, **kwargs) | data, metadata
 
     return Explorer([*controls, output])
 
@@ -246,10 +217,9 @@ def explorer(
 def _beside(x: Tensor, name: str, relevance: Any, title: str) -> plot.Picture:
     """A sample, where it is a picture, beside its relevance."""
     maps, titles = [relevance], [title]
-    if x.ndim == 2 or len(x) in (1, 3):
+    if x.ndim == 2 or x.ndim == 3 and len(x) in (1, 3):
         x = x.detach().cpu().to(torch.float64)
         grey = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12)
         maps, titles = [lambda ax: plot.image(grey, ax), relevance], [name, title]
-    log = relevance.semiring.name.startswith("counting")
-    figure = plot.panel(maps, titles, log=log)
-    return plot.show(figure, f"The relevance of the input, {name}, for the class {title}.")
+    figure = plot.panel(maps, titles, log=relevance.semiring.name.startswith("counting"))
+    return plot.show(figure, f"The relevance of the input, {name}, for {title}.")

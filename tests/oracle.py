@@ -168,7 +168,10 @@ def conv_pairs(weight, inputs, outputs, stride, padding, dilation, groups):
         for i in range(in_per_group):
             channel = (o[0] // out_per_group) * in_per_group + i
             for t in itertools.product(*map(range, weight.shape[2:])):
-                at = [c * s - p + x * d for c, s, p, x, d in zip(o[1:], stride, padding, t, dilation, strict=True)]
+                at = [
+                    c * s - p + x * d
+                    for c, s, p, x, d in zip(o[1:], stride, padding, t, dilation, strict=True)
+                ]
                 if all(0 <= x < n for x, n in zip(at, inputs[1:], strict=True)):
                     w = float(weight[(o[0], i, *t)])
                     layer[flat_index(o, outputs)].append((flat_index((channel, *at), inputs), w))
@@ -198,7 +201,9 @@ def pool_pairs(inputs, outputs, window_of, divisor_of):
     for o in itertools.product(*map(range, outputs)):
         members = window_of(o[1:])
         divisor = divisor_of(o[1:], members)
-        layer[flat_index(o, outputs)] = [(flat_index((o[0], *m), inputs), 1 / divisor) for m in members]
+        layer[flat_index(o, outputs)] = [
+            (flat_index((o[0], *m), inputs), 1 / divisor) for m in members
+        ]
     return layer
 
 

@@ -25,7 +25,10 @@ print(json.dumps({"used": peak() - before, "map": x.numel() * 8, "best": float(r
 
 def measure(sides, memory):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(sides), str(memory)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, str(sides), str(memory)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout)
 

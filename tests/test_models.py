@@ -107,6 +107,9 @@ def test_train_gives_the_same_bits_also_with_dropout(task):
         torch.manual_seed(state)
         runs.append(models.train(*task, epochs=2, seed=3))
     assert same(*runs) and not same(runs[0], models.train(*task, epochs=2, seed=4))
+    # Dropout is on while it trains, whatever mode the model came in.
+    task[0].eval()
+    assert same(runs[0], models.train(*task, epochs=2, seed=3))
 
 
 def test_train_for_no_epoch_under_no_grad_and_in_float64(task):

@@ -137,7 +137,9 @@ def test_keep_log_and_neglog_send_what_they_drop_to_zero():
 
 
 def test_a_number_is_no_element_of_a_semiring_with_axes():
-    pair = klrp.Semiring("pair", [0.0, 0.0], [1.0, 1.0], lambda x, dim: x.sum(dim), torch.mul, shape=(2,))
+    pair = klrp.Semiring(
+        "pair", [0.0, 0.0], [1.0, 1.0], lambda x, dim: x.sum(dim), torch.mul, shape=(2,)
+    )
     for theta in (conversions.identity(), conversions.keep(0.1), conversions.log()):
         with pytest.raises(klrp.KlrpError, match="has the shape"):
             theta(D, pair)

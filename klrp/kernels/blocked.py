@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from klrp.conversions import Conversion
+from klrp.errors import KlrpError
 from klrp.operations import fold
 from klrp.semirings import Semiring
 from klrp.shares import Product, Shares, block_edges, products, sample_chunks, tiles
 
 
-def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int) -> list[Tensor]:
+def contract(
+    shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int
+) -> list[Tensor]:
     """R_j [N, *input, *shape] for each input of the layer, from R_k [N, *output, *shape].
 
     Temporaries take at most ``memory`` bytes, as long as one block of a single pair fits.
@@ -30,11 +33,18 @@ def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, m
     for samples in sample_chunks(layer, edges):
         chosen = theta
         if theta.fit:
-            chosen = theta.fit(lambda samples=samples: _stream(shares, r, semiring, samples, edges), _count(samples))
+            chosen = theta.fit(
+                lambda samples=samples: _stream(shares, r, semiring, samples, edges),
+                _count(samples),
+            )
         for tap, product in products(shares, r, semiring, samples, skip):
             below = _below(product, chosen, semiring, edges)
             lower = tap.lower(results[tap.source][samples])
-            below = fold(product.spread(below, product.kept, zero), lower.shape[: lower.ndim - zero.ndim], semiring.sum)
+            below = fold(
+                product.spread(below, product.kept, zero),
+                lower.shape[: lower.ndim - zero.ndim],
+                semiring.sum,
+            )
             lower.copy_(semiring.plus(lower, below))
     return results
 
@@ -49,12 +59,25 @@ def _below(product: Product, theta: Conversion, semiring: Semiring, edges: int) 
     below = semiring.full((n, g, j, p), "zero", product.r)
     for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
         for at_k in at_ks:
-            elements = theta(product.d(at_g, at_k, at_j, at_p), semiring)
-            elements = elements if theta.safe else semiring.admit(elements)
+            d = product.d(at_g, at_k, at_j, at_p)
+            elements = theta(d, semiring)
+            elements = elements if theta.safe else _checked(elements, d, semiring)
             added = semiring.sum(semiring.mul(elements, product.r[:, at_g, at_k, :, at_p]), 2)
             target = below[:, at_g, at_j, at_p]
             target.copy_(added if at_k.start == 0 else semiring.plus(target, added))
     return below
+
+
+def _checked(elements: Tensor, d: Tensor, semiring: Semiring) -> Tensor:
+    """What a Θ gave, if it is one element for each share."""
+    expected = (*d.shape, *semiring.shape)
+    if not isinstance(elements, Tensor) or tuple(elements.shape) != expected:
+        found = tuple(elements.shape) if isinstance(elements, Tensor) else type(elements).__name__
+        raise KlrpError.value(
+            f"theta: for shares {tuple(d.shape)} it gave {found}; expected {expected}, one element of "
+            f"{semiring.name} for each share. Make it elementwise, with semiring.shape as the last axes."
+        )
+    return semiring.admit(elements)
 
 
 def _stream(

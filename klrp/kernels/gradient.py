@@ -13,6 +13,8 @@ def contract(shares: Shares, r: Tensor) -> list[Tensor]:
     for part in shares.parts:
         s = part.scale * r / part.divisor
         for alphas, omegas in zip(part.alphas, part.omegas, strict=True):
-            for result, alpha, c in zip(results, alphas, shares.layer.adjoint(s, list(omegas)), strict=True):
+            for result, alpha, c in zip(
+                results, alphas, shares.layer.adjoint(s, list(omegas)), strict=True
+            ):
                 result += alpha * c
     return results

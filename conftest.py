@@ -1,0 +1,12 @@
+"""What all tests share. A test that takes `device` runs on every device found."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:
+        import torch  # not at the top: the notebooks' own pytest run does not need it
+
+        metafunc.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())

@@ -1,0 +1,173 @@
+"""Execute the notebooks of the book and store their outputs: `make notebooks`.
+
+A notebook is executed only when its stored outputs are stale, that is, when its code or the code of
+klrp/ has changed since; --force executes it all the same. Each one is written as soon as it has run,
+so an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+MACHINE_PATH = re.compile(
+    r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w"
+)
+
+
+def canonical(node) -> str:
+    """The syntax tree as text: formatting, comments and docstrings leave no trace in it.
+
+    Empty fields are left out because Python versions differ in them (ast.dump would do for one version).
+    """
+    if isinstance(node, list):
+        return "[" + ",".join(map(canonical, node)) + "]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        match node.body:
+            case [ast.Expr(ast.Constant(str())), *rest] if rest or not isinstance(node, ast.Module):
+                fields["body"] = rest
+    kept = [
+        f"{name}={canonical(value)}" for name, value in fields.items() if value not in (None, [])
+    ]
+    return f"{type(node).__name__}({','.join(kept)})"
+
+
+def fingerprint(source: str) -> str:
+    try:
+        return canonical(ast.parse(source))
+    except SyntaxError:  # a cell with a magic command
+        return source
+
+
+def sources_hash(nb) -> str:
+    """The code cells and all of klrp/. Prose has no part in it: a mended sentence changes no output."""
+    parts = [fingerprint(cell.source) for cell in nb.cells if cell.cell_type == "code"]
+    for path in sorted((ROOT / "klrp").rglob("*.py")):
+        parts += [path.relative_to(ROOT).as_posix(), fingerprint(path.read_text("utf-8"))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def is_current(nb) -> bool:
+    return nb.metadata.get("klrp", {}).get("sources") == sources_hash(nb)
+
+
+def read(path: Path):
+    raw = json.loads(path.read_text("utf-8"))
+    raw["nbformat_minor"] = 5
+    for i, cell in enumerate(raw["cells"]):  # an id, once given, stays
+        digest = hashlib.sha256(f"{i}{cell['cell_type']}{cell['source']}".encode()).hexdigest()
+        cell.setdefault("id", digest[:8])
+    return nbformat.reads(json.dumps(raw), as_version=4)
+
+
+def execute(nb, name: str) -> None:
+    from nbclient import NotebookClient
+
+    def progress(cell_index, **_):
+        print(f"\r{name}: cell {cell_index + 1} of {len(nb.cells)}", end="", flush=True)
+
+    where = {"metadata": {"path": str(ROOT / "book")}}
+    client = NotebookClient(nb, timeout=None, kernel_name="python3", resources=where)
+    client.record_timing = client.store_widget_state = False
+    client.coalesce_streams = True
+    client.on_cell_execute = progress
+    client.execute()
+
+
+def tidy(nb) -> None:
+    """Keep what a reader sees, drop what differs from run to run: progress bars, widget models, timing."""
+    count = 0
+    for cell in nb.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [out for out in map(tidy_output, cell.outputs) if out is not None]
+        if cell.source.strip():
+            count += 1
+            cell.execution_count = count
+        for out in cell.outputs:
+            if out.output_type == "execute_result":
+                out.execution_count = count
+    nb.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "klrp": {"sources": sources_hash(nb)},
+        }
+    )
+
+
+def tidy_output(out):
+    if out.output_type == "stream" and out.name == "stderr":
+        lines = re.split(r"[\r\n]+", out.text)
+        for line in lines:
+            if line.strip() and not re.search(r"\d+%\||\dit/s|s/it|\ds\]", line):
+                print(f"\n  not stored, from stderr: {line}")
+        return None
+    if WIDGET_VIEW in out.get("data", {}):
+        del out.data[WIDGET_VIEW]
+        if set(out.data) <= {"text/plain"}:  # a live widget, with nothing to show on a page
+            return None
+    return out
+
+
+def texts(nb):
+    """Every text among the stored outputs, with the number of its cell."""
+    for i, cell in enumerate(nb.cells, start=1):
+        for out in cell.get("outputs", []):
+            yield from ((i, str(v)) for v in [out.get("text", ""), *out.get("traceback", [])])
+            data = out.get("data", {}).items()
+            yield from ((i, str(v)) for mime, v in data if mime.startswith("text/"))
+
+
+def machine_paths(nb) -> list[str]:
+    """Places where an output tells on whose machine it was made."""
+    here = {str(ROOT), str(Path.home()), sys.prefix, os.environ.get("KLRP_DATA", "")}
+    here = [p for p in here if p.count("/") > 1]
+    return [
+        f"cell {i}: {text[:80]!r}"
+        for i, text in texts(nb)
+        if MACHINE_PATH.search(text) or any(p in text for p in here)
+    ]
+
+
+def store(nb, path: Path) -> None:
+    nbformat.validate(nb)
+    partial = path.with_suffix(".partial")
+    nbformat.write(nb, partial)
+    os.replace(partial, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of book/")
+    parser.add_argument("--force", action="store_true", help="also those whose outputs are current")
+    args = parser.parse_args()
+    os.environ.pop("KLRP_FAST", None)  # stored outputs are the full ones
+    for path in args.notebooks or sorted((ROOT / "book").glob("*.ipynb")):
+        nb, start = read(path), time.monotonic()
+        if is_current(nb) and not args.force:
+            print(f"{path.name}: current")
+            continue
+        execute(nb, path.name)
+        tidy(nb)
+        if found := machine_paths(nb):
+            sys.exit(f"\n{path.name} shows a path of this machine, so it was not stored: {found}")
+        store(nb, path)
+        print(f"\r{path.name}: {time.monotonic() - start:.0f} s, {path.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()
