@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from klrp import conversions, rules
 from klrp.conversions import Conversion, as_conversion
 from klrp.errors import KlrpError
-from klrp.graph import Step, trace
+from klrp.graph import Step, check_inputs, trace
 from klrp.meanings import ADD
 from klrp.operations import Layer, Winner
 from klrp.rules import Rule
@@ -28,6 +28,7 @@ from klrp.semirings import (
     TROPICAL,
     VITERBI,
     Semiring,
+    find_semiring,
 )  # fmt: skip
 from klrp.tables import Table
 
@@ -79,11 +80,17 @@ class Composite:
     rows: tuple[Row, ...]
 
     def __init__(self, rows: Iterable[Row]):
+        if not isinstance(rows, Iterable) or isinstance(rows, str):
+            raise KlrpError.type(
+                f"composite: got {rows!r}; expected a list of rows (selector, rule, theta)."
+            )
         checked = tuple(_checked(row, number) for number, row in enumerate(rows))
         object.__setattr__(self, "rows", checked)
 
-    def describe(self, model: nn.Module, inputs: Tensor, semiring: Semiring = REAL) -> Table:
+    def describe(self, model: nn.Module, inputs: Tensor, semiring: Semiring | str = REAL) -> Table:
         """The table of what each layer of ``model`` gets: step, kind, rule, Θ."""
+        check_inputs(inputs)
+        semiring = find_semiring(semiring)
         steps = trace(model, inputs).steps
         assigned = assign(steps, self, semiring)
         return Table(
@@ -162,7 +169,7 @@ def _matches(selector: Any, step: Step, first: set[str]) -> bool:
     if selector is FIRST:
         return step.name in first
     if isinstance(selector, type):
-        return issubclass(step.kind, selector)
+        return issubclass(step.kind, selector) or issubclass(step.like, selector)
     return any(fnmatchcase(name, selector) for name in (step.name, *step.aliases))
 
 

@@ -104,7 +104,7 @@ def balance(
 
 
 def _sum(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(1)
+    return x.reshape(len(x), -1).sum(1)
 
 
 _MEANINGS = {

@@ -51,7 +51,22 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
         raise KlrpError.type(
             f"theta: got {theta!r}; expected an elementwise callable or one of klrp.conversions."
         )
-    return Conversion(getattr(theta, "__name__", repr(theta)), lambda d, semiring: theta(d))
+    name = getattr(theta, "__name__", type(theta).__name__)
+    if getattr(theta, "__module__", None) == __name__:
+        raise KlrpError.type(
+            f"theta: got the function {name} itself. Call it: klrp.conversions.{name}(...)."
+        )
+
+    def apply(d: Tensor, semiring: Semiring) -> Tensor:
+        try:
+            return theta(d)
+        except Exception as error:  # whatever a user's function raises
+            raise KlrpError.value(
+                f"theta: {name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it an "
+                f"elementwise function of a tensor."
+            ) from error
+
+    return Conversion(name, apply)
 
 
 def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:

@@ -42,23 +42,30 @@ class ADD:
 
 
 class Live(NamedTuple):
-    """A value that depends on the input: the step that made it, and how it was taken from its output."""
+    """A value that depends on the input, and the step that made it.
+
+    ``taken`` is how a value that is no step was taken from the step's output (a chunk); ``pool`` marks
+    the pair (values, indices) of a max-pool.
+    """
 
     source: str
     value: Any
     taken: Callable[[Tensor], Any] | None = None
+    pool: bool = False
 
 
 # --- what each function means; arguments as torch's own, a Live where the input is involved ------------
 
 
 def _linear(x: Live, weight: Tensor, bias: Tensor | None = None) -> tuple[Operation, list[Live]]:
+    _check_batched(x, x.value.ndim >= 2)
     output = (*x.value.shape[:-1], weight.shape[0])
     return Linear((weight,), bias, (tuple(x.value.shape),), output), [x]
 
 
 def _conv(spatial: int) -> Callable:
     def build(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        _check_batched(x, x.value.ndim == spatial + 2)
         kernel, dilation = weight.shape[2:], _tuple(dilation, spatial)
         if padding == "same":
             total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -247,6 +254,13 @@ def _refuse(why: str) -> Callable:
     return build
 
 
+def _check_batched(x: Live, batched: bool) -> None:
+    if not batched:
+        raise KlrpError.value(
+            f"inputs: a layer got {tuple(x.value.shape)}; expected [N, ...]. Add the axis of samples: inputs[None]"
+        )
+
+
 def _tuple(value: Any, n: int) -> tuple[int, ...]:
     return (value,) * n if isinstance(value, int) else tuple(value)
 
@@ -284,6 +298,9 @@ def _adaptive_windows(
 # --- which operation is which ---------------------------------------------------------------------------
 
 REARRANGE = object()  # replayed on the indices of the input's neurons
+# What only takes a shape from the input.
+CONSTANTS = {f"{n}_like" for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
+CONSTANTS |= {f"new_{n}" for n in ("zeros", "ones", "full", "empty", "tensor")}
 _EXPLAIN_LOGITS = (
     "it squashes the scores: explain the logits, the values before it, and leave it out"
 )
@@ -385,7 +402,9 @@ def _functions() -> dict[Any, Entry]:
     for n in (1, 2, 3):
         enter(getattr(nn, f"Conv{n}d"), _conv(n), f"conv{n}d")
         enter(getattr(nn, f"AvgPool{n}d"), _avg_pool(n), f"avg_pool{n}d")
-        enter(getattr(nn, f"MaxPool{n}d"), _max_pool(n), f"max_pool{n}d")
+        enter(
+            getattr(nn, f"MaxPool{n}d"), _max_pool(n), f"max_pool{n}d", f"max_pool{n}d_with_indices"
+        )
         enter(getattr(nn, f"AdaptiveAvgPool{n}d"), _adaptive_avg_pool(n), f"adaptive_avg_pool{n}d")
         enter(getattr(nn, f"AdaptiveMaxPool{n}d"), _adaptive_max_pool(n), f"adaptive_max_pool{n}d")
     enter(nn.BatchNorm2d, _batch_norm, "batch_norm")
@@ -405,8 +424,6 @@ def _functions() -> dict[Any, Entry]:
 
 MODULES = _modules()
 FUNCTIONS = _functions()
-IN_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-             operator.itruediv: operator.truediv}  # fmt: skip
 
 
 def register(
@@ -423,7 +440,7 @@ def register(
         >>> klrp.register(MyActivation, like=torch.nn.ReLU)
     """
     table = MODULES if isinstance(target, type) else FUNCTIONS
-    known = find_module(like) if isinstance(like, type) else FUNCTIONS.get(like)
+    known = find_module(like) if isinstance(like, type) else find_function(like)
     if known is None or isinstance(target, type) != isinstance(like, type):
         raise KlrpError.value(
             f"like: got {like!r}; expected an operation of the same kind as {target!r} that klrp knows, such as "
@@ -433,4 +450,12 @@ def register(
 
 
 def find_module(kind: type) -> Entry | None:
+    """What a module type means, by itself or by the type it derives from."""
     return next((MODULES[base] for base in kind.__mro__ if base in MODULES), None)
+
+
+def find_function(target: Any) -> Entry | None:
+    """What a function, or a tensor's method by name, means; torchvision's functions go by their names."""
+    if str(getattr(target, "__module__", "")).startswith("torchvision"):
+        target = getattr(target, "__name__", target)
+    return FUNCTIONS.get(target)

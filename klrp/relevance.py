@@ -14,7 +14,7 @@ from klrp.composites import ANY, Composite, assign, check_rule
 from klrp.conservation import Balance, Conservation, balance, totals
 from klrp.conversions import Conversion, Theta
 from klrp.errors import KlrpError
-from klrp.graph import Step, Trace, trace
+from klrp.graph import Step, Trace, check_inputs, trace
 from klrp.operations import Winner
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
@@ -128,25 +128,15 @@ def explain(
         torch.Size([8, 3, 224, 224])
     """
     semiring = find_semiring(semiring)
-    _check_inputs(inputs)
+    check_inputs(inputs)
     _check_memory(memory)
     if not len(inputs):  # run on one blank sample, for the shapes
-        blank, first = (
+        blank, settings = (
             inputs.new_zeros(1, *inputs.shape[1:]),
-            target if isinstance(target, int) else None,
+            {"rule": rule, "theta": theta, "keep": keep},
         )
-        return _without_samples(
-            explain(
-                model,
-                blank,
-                first,
-                semiring=semiring,
-                composite=composite,
-                rule=rule,
-                theta=theta,
-                keep=keep,
-            )
-        )
+        relevance = explain(model, blank, semiring=semiring, composite=composite, **settings)
+        return _without_samples(relevance, target, start)
     network = trace(model, inputs.detach())
     decided = assign(network.steps, _composite(composite, rule, theta), semiring)
     targets = _targets(target, network.logits)
@@ -220,7 +210,7 @@ def kernel_for(
     ``"gradient"`` and ``"blocked"`` are klrp.kernels; ``"move"`` is no kernel: relevance only moves.
     """
     semiring = find_semiring(semiring)
-    _check_inputs(inputs)
+    check_inputs(inputs)
     steps = trace(model, inputs.detach()).steps
     decided = assign(steps, _composite(composite, rule, theta), semiring)
     return {
@@ -264,24 +254,6 @@ def _pass_down(
 # --- what the arguments mean ----------------------------------------------------------------------------
 
 
-def _check_inputs(inputs: Any) -> None:
-    if not isinstance(inputs, Tensor):
-        raise KlrpError.type(
-            f"inputs: got {type(inputs).__name__}; expected a float tensor [N, ...]. Use torch.as_tensor(inputs)."
-        )
-    if inputs.ndim == 0:
-        raise KlrpError.value(
-            "inputs: got a single number; expected [N, ...]. Add the axis of samples."
-        )
-    if inputs.is_floating_point():
-        if not bool(torch.isfinite(inputs).all()):
-            what = "NaN" if bool(torch.isnan(inputs).any()) else "Inf"
-            where = (~torch.isfinite(inputs)).nonzero()[0].tolist()
-            raise KlrpError.value(
-                f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first."
-            )
-
-
 def _check_memory(memory: Any) -> None:
     if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
         raise KlrpError.value(
@@ -314,6 +286,7 @@ def _targets(target: Any, logits: Tensor) -> Tensor:
     if target is None:
         return logits.argmax(1)
     if isinstance(target, int) and not isinstance(target, bool):
+        _check_class(target, classes)
         target = torch.full((n,), target)
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
         raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.")
@@ -322,12 +295,16 @@ def _targets(target: Any, logits: Tensor) -> Tensor:
             f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},)."
         )
     target = target.to(logits.device, torch.int64)
-    wrong = target[(target < 0) | (target >= classes)]
-    if len(wrong):
-        raise KlrpError.value(
-            f"target: class {int(wrong[0])} is out of range; the network has {classes} logits, 0 to {classes - 1}."
-        )
+    for wrong in target[(target < 0) | (target >= classes)].tolist():
+        _check_class(wrong, classes)
     return target
+
+
+def _check_class(target: int, classes: int) -> None:
+    if not 0 <= target < classes:
+        raise KlrpError.value(
+            f"target: class {target} is out of range; the network has {classes} logits, 0 to {classes - 1}."
+        )
 
 
 def _start(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -> Tensor:
@@ -365,6 +342,8 @@ def _wanted(keep: Any, steps: Iterable[Step]) -> set[str]:
     names = {"output", "input", *(step.name for step in steps)}
     if isinstance(keep, str) and keep == "all":
         return names
+    if not isinstance(keep, str | Iterable):
+        raise KlrpError.type(f'keep: got {keep!r}; expected "all", "input" or names of steps.')
     if isinstance(keep, str):
         keep = [keep]
     wanted = {aliases.get(name, name) for name in keep}
@@ -379,13 +358,16 @@ def _is_exact(r: Tensor, semiring: Semiring) -> bool:
     return semiring is not COUNTING or r.numel() == 0 or float(r.amax()) <= EXACT
 
 
-def _without_samples(relevance: Relevance) -> Relevance:
+def _without_samples(relevance: Relevance, target: Any, start: Any) -> Relevance:
+    """The Relevance of an empty batch, from that of one sample; its arguments are checked all the same."""
+    targets = _targets(target, relevance.logits[:0])
+    _start(start, relevance.semiring, targets, relevance.logits[:0])
     balances = relevance.balances
     if balances is not None:
         balances = {name: Balance(*(v[:0] for v in entry)) for name, entry in balances.items()}
     return replace(
         relevance,
-        target=relevance.target[:0],
+        target=targets,
         logits=relevance.logits[:0],
         maps={name: r[:0] for name, r in relevance.maps.items()},
         balances=balances,

@@ -154,8 +154,15 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     ``low`` and ``high`` are numbers or tensors that broadcast to one input, [C, 1, 1] for a picture's
     channels. For the first layers only (Montavon et al. 2017).
     """
-    low, high = (torch.as_tensor(v).detach() for v in (low, high))
-    if not bool((low <= high).all()):
+    try:
+        low, high = (torch.as_tensor(v).detach() for v in (low, high))
+        ordered = bool((low <= high).all())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise KlrpError.type(
+            f"zbox: got low {_shape_or_value(low)} and high {_shape_or_value(high)}; expected numbers, or tensors "
+            f"that broadcast to one input ({error})."
+        ) from None
+    if not ordered:
         raise KlrpError.value(
             f"zbox: got low = {low.tolist()} above high = {high.tolist()}; swap them."
         )
@@ -166,6 +173,10 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     pairs = ((_same, _same), (constant(low), _positive), (constant(high), _negative))
     name = f"zbox({low.tolist()}, {high.tolist()})"
     return Rule(name, (Part(pairs, zero_to_zero=False),), first_only=True)
+
+
+def _shape_or_value(x: object) -> str:
+    return f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
 
 
 def flat() -> Rule:

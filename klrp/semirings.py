@@ -123,19 +123,21 @@ class Semiring:
 
     def admit(self, x: Tensor, argument: str = "theta") -> Tensor:
         """x with rounding beyond a closed [0, 1] clamped; a KlrpError where x leaves the domain."""
-        expected = self.dtype
-        if expected is not None and x.dtype != expected:
-            x = _cast_exactly(x, expected, self.name, argument)
+        if x.is_complex():
+            raise KlrpError.type(f"{argument}: it gave {x.dtype}; expected real numbers.")
+        if self.dtype is not None and x.dtype != self.dtype:
+            x = _cast_exactly(x, self.dtype, self.name, argument)
         if self.contains(x):
             return x
         if self.domain == (0, 1):
             clamped = torch.where((x > 1) & (x <= 1 + CLAMP), torch.ones_like(x), x)
             if self.contains(clamped):
                 return clamped
-        low, high = (float(v) for v in torch.aminmax(x))
+        outside = x[~self.inside(x)]
+        example = "NaN" if bool(outside.isnan().any()) else f"{float(outside[0]):.4g}"
         raise KlrpError.value(
-            f"{argument}: it gave elements from {low:.4g} to {high:.4g}, but the domain of {self.name} is "
-            f"[{self.domain[0]}, {self.domain[1]}]. {_way_out(self)}"
+            f"{argument}: it gave {example}, but the domain of {self.name} is [{self.domain[0]}, {self.domain[1]}]. "
+            + (_way_out(self) if argument == "theta" else "Give elements of the domain.")
         )
 
 

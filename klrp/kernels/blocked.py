@@ -96,5 +96,12 @@ def _zero_gives_zero(theta: Conversion, semiring: Semiring, like: Tensor) -> boo
     """Whether Θ(0) is zero, so that pairs with the share 0 may be skipped."""
     if theta.fit:
         return True
-    elements = theta(like.new_zeros(1), semiring)
-    return bool(semiring.is_zero(elements.to(semiring.dtype_for(elements.dtype))).all())
+    d = like.new_zeros(1, 1, 1, 1, 1)
+    try:
+        elements = theta(d, semiring)
+        elements = elements if theta.safe else _checked(elements, d, semiring)
+    except (
+        KlrpError
+    ):  # Θ is not made for 0: then 0 may not be skipped, and is an error where it occurs
+        return False
+    return bool(semiring.is_zero(elements).all())
