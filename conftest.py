@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks; threads that wait for each other cost more
 
 
 def pytest_generate_tests(metafunc):

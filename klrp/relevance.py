@@ -58,8 +58,8 @@ class Relevance(Mapping[str, Tensor]):
         return len(self.maps)
 
     def __repr__(self) -> str:
-        shape = tuple(self.maps["input"].shape) if "input" in self.maps else ()
-        return f"<Relevance {self.semiring.name}, {len(self)} maps, input {shape}>"
+        maps = ", ".join(f"{name} {list(r.shape)}" for name, r in self.maps.items())
+        return f"<Relevance {self.semiring.name}: {maps}>"
 
     def _missing(self, name: str) -> str:
         known = [*self.maps, *self.aliases]
