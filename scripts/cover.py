@@ -22,9 +22,7 @@ def main() -> None:
     model = klrp.models.digit_mlp(digits, seed=0)
     x = digits.train_images[(digits.train_labels == 0).nonzero()[0]]
     maps = [klrp.explain(model, x, 0, **settings) for settings in SETTINGS.values()]
-    figure = plot.panel(
-        [lambda ax: plot.image(x[0], ax), *maps], ["a zero", *SETTINGS], columns=5
-    )
+    figure = plot.panel([lambda ax: plot.image(x[0], ax), *maps], ["a zero", *SETTINGS], columns=5)
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_bytes(plot.png(figure, dpi=110))
 
