@@ -8,13 +8,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp import conversions, rules
 from klrp.conversions import Conversion, as_conversion
 from klrp.errors import KlrpError
 from klrp.graph import Step, check_inputs, trace
 from klrp.meanings import ADD
-from klrp.operations import Layer, Winner
+from klrp.operations import Layer, Sum, Winner
 from klrp.rules import Rule
 from klrp.semirings import (
     BOOLEAN,
@@ -125,18 +126,32 @@ def check_rule(rule: Any, where: str) -> None:
         raise KlrpError.type(f"{where}: got the rule {rule!r}; expected one of klrp.rules.{hint}")
 
 
-def first_steps(steps: Sequence[Step]) -> set[str]:
-    """The names of the layers that the input reaches without crossing another layer."""
-    open_to_input, first = {"input"}, set()
+def first_steps(steps: Sequence[Step]) -> tuple[set[str], set[str]]:
+    """The layers that the input reaches without crossing another, and those that read nothing else.
+
+    Adding or multiplying by constants does not count as a layer: it only moves the input's scale.
+    """
+    open_to_input, first, purely = {"input"}, set(), set()
     for step in steps:
-        if any(source in open_to_input for source in step.sources):
-            (first if isinstance(step.operation, Layer) else open_to_input).add(step.name)
-    return first
+        if not any(source in open_to_input for source in step.sources):
+            continue
+        if not isinstance(step.operation, Layer) or _is_rescaling(step):
+            open_to_input.add(step.name)
+        else:
+            first.add(step.name)
+            if all(source in open_to_input for source in step.sources):
+                purely.add(step.name)
+    return first, purely
+
+
+def _is_rescaling(step: Step) -> bool:
+    alone = isinstance(step.operation, Sum) and len(step.operation.inputs) == 1
+    return alone and not issubclass(step.like, _BatchNorm)
 
 
 def assign(steps: Sequence[Step], composite: Composite, semiring: Semiring) -> Assignment:
     """The rule and the Θ of each layer that takes shares, max-pools under ``as_average`` among them."""
-    first = first_steps(steps)
+    first, purely = first_steps(steps)
     _check_selectors(steps, composite)
     assigned: Assignment = {}
     for step in steps:
@@ -154,10 +169,10 @@ def assign(steps: Sequence[Step], composite: Composite, semiring: Semiring) -> A
                 f"composite: {rule!r} was given to {step.name} ({step.kind.__name__}); it is for max-pools. "
                 f"Select them by type, torch.nn.MaxPool2d."
             )
-        if rule.first_only and step.name not in first:
+        if rule.first_only and step.name not in purely:
             raise KlrpError.value(
                 f"composite: {rule!r} was given to {step.name}; its bounds hold for the input only. Select "
-                f"klrp.FIRST: here {', '.join(sorted(first))}."
+                f"klrp.FIRST: here {', '.join(sorted(purely))}."
             )
         assigned[step.name] = rule, theta
     return assigned

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from klrp.operations import Pass, Winner
+from klrp.operations import Layer, Move
 from klrp.semirings import Semiring
 from klrp.shares import Shares
 from klrp.tables import Table
@@ -70,36 +70,29 @@ class Conservation(Mapping[str, Balance | Total]):
 
 
 def balance(
-    operation: object, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool
+    step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool
 ) -> Balance:
     """The account of one step that received r [N, *output] and passed its inputs' relevance on.
 
-    ``linear`` says that Θ = id: then every term is computed for itself, and nothing is lost but what goes
-    to neurons with z = 0. Otherwise what Θ changed counts as lost.
+    ``linear`` says that Θ = id: then every term is computed for itself, and the error shows a mistake.
+    Otherwise what Θ changed counts as lost, whatever it is, and the error is 0 by definition.
     """
     received, handed = _sum(r), sum(_sum(x) for x in passed)
     zero = torch.zeros_like(received)
     if shares is None:
-        keeps_all = isinstance(operation, Pass | Winner)
-        return Balance(received, handed, zero, zero, zero if keeps_all else received - handed)
-    bias, stabiliser, lost, expected = zero, zero, zero, zero
+        return Balance(received, handed, zero, zero, step.lost(r))
+    bias = stabiliser = lost = expected = zero
     for part in shares.parts:
         s = part.scale * r / part.divisor
-        added = 0 if part.bias is None else part.bias
-        below = part.total - added
-        if shares.rule.normaliser == "max":
+        below = part.total if part.bias is None else part.total - part.bias
+        if shares.rule.normaliser == "max":  # here the shares of a neuron add up to more than 1
             pairs = zip(part.alphas, part.omegas, strict=True)
-            below = sum(shares.layer.linear(list(x), list(w)) for x, w in pairs)
-        pushed = part.z - part.total
-        terms = [
-            _sum(s * below),
-            _sum(s * added) if part.bias is not None else zero,
-            _sum(s * pushed),
-        ]
-        expected, bias, stabiliser = (
-            old + new for old, new in zip((expected, bias, stabiliser), terms, strict=True)
-        )
-        lost = lost + _sum(part.scale * r - s * (below + added + pushed))
+            below = sum(shares.layer.linear(x, w) for x, w in pairs)
+            lost = lost - _sum(s * (below - part.z))
+        expected = expected + _sum(s * below)
+        stabiliser = stabiliser + _sum(s * (part.z - part.total))
+        bias = bias if part.bias is None else bias + _sum(s * part.bias)
+        lost = lost + _sum(torch.where(part.divisor.isinf(), part.scale * r, 0))
     return Balance(received, handed, bias, stabiliser, lost if linear else lost + expected - handed)
 
 

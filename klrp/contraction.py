@@ -12,7 +12,7 @@ from klrp.shares import Shares
 
 def kernel_name(theta: Conversion, semiring: Semiring) -> str:
     """Which kernel a layer gets: "gradient" or "blocked"."""
-    if semiring is REAL and theta.name == "identity()":
+    if semiring is REAL and theta.identical:
         return "gradient"
     return "blocked"
 

@@ -24,13 +24,14 @@ class Conversion:
     """A Θ that knows the semiring: ``apply(d, semiring)`` maps shares [...] to elements [..., *shape].
 
     ``safe`` says that it gives nothing but the semiring's zero and one, so that no domain check is due.
-    ``fit``, where it is there, chooses a Θ for each sample of a layer from all of the layer's shares.
+    ``identical`` says that it is d ↦ d. ``fit``, where it is there, chooses a Θ for each sample of a layer from all of the layer's shares.
     """
 
     name: str
     apply: Callable[[Tensor, Semiring], Tensor]
     safe: bool = False
-    fit: Callable[[Shares, int], Conversion] | None = None
+    identical: bool = False
+    fit: Callable[[Stream, int], Conversion] | None = None
 
     def __call__(self, d: Tensor, semiring: Semiring) -> Tensor:
         return self.apply(d, semiring)
@@ -40,7 +41,7 @@ class Conversion:
 
 
 # What ``fit`` reads: called, it streams (d, connected-to-relevance mask) blocks whose axis 0 is the sample.
-Shares = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+Stream = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 def as_conversion(theta: Conversion | Theta) -> Conversion:
@@ -72,10 +73,7 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
 def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
     if semiring.dtype == torch.bool and not semiring.shape:
         return mask
-    one, zero = (
-        torch.as_tensor(v, dtype=semiring.dtype_for(like.dtype), device=like.device)
-        for v in (semiring.one, semiring.zero)
-    )
+    one, zero = (semiring.full((), which, like) for which in ("one", "zero"))
     return torch.where(mask.reshape(*mask.shape, *(1,) * len(semiring.shape)), one, zero)
 
 
@@ -89,14 +87,10 @@ def identity() -> Conversion:
     """Θ(d) = d, for semirings whose elements are numbers."""
 
     def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        if semiring.shape:
-            raise KlrpError.value(
-                f"theta: identity() gives numbers, but an element of {semiring.name} has the shape "
-                f"{semiring.shape}. Write a callable that maps shares [...] to [..., *{semiring.shape}]."
-            )
+        _scalar_zero(semiring)
         return d
 
-    return Conversion("identity()", apply)
+    return Conversion("identity()", apply, identical=True)
 
 
 def threshold(t: float) -> Conversion:
@@ -124,12 +118,16 @@ def keep(t: float) -> Conversion:
 
 def log() -> Conversion:
     """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return Conversion("log()", lambda d, k: torch.where(d == 0, _scalar_zero(k), d.log()))
+    return _logarithm("log()", 1)
 
 
 def neglog() -> Conversion:
     """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return Conversion("neglog()", lambda d, k: torch.where(d == 0, _scalar_zero(k), -d.log()))
+    return _logarithm("neglog()", -1)
+
+
+def _logarithm(name: str, sign: int) -> Conversion:
+    return Conversion(name, lambda d, k: torch.where(d == 0, _scalar_zero(k), sign * d.log()))
 
 
 def _scalar_zero(semiring: Semiring) -> float:
@@ -146,7 +144,9 @@ def mass(f: float) -> Conversion:
 
     For each sample and layer, θ is the largest number with
     :math:`\sum_{d_{jk} ≥ θ} d_{jk} ≥ f \sum_{d_{jk} > 0} d_{jk}`, over the connected pairs whose upper
-    neuron is relevant (R_k is not zero). Then Θ(d) = 1 if d ≥ θ else 0. ``f`` lies in (0, 1].
+    neuron is relevant (R_k is not zero). Then Θ(d) = 1 if d ≥ θ else 0. ``f`` lies in (0, 1]. A larger f
+    may relieve a neuron: it adds relevant neurons above, and with them new shares. It reads all shares a
+    few times over, so it takes several times as long as a fixed threshold.
     """
     f = _number(f, "mass")
     if not 0 < f <= 1:
@@ -162,7 +162,7 @@ def mass(f: float) -> Conversion:
     )
 
 
-def _fit_mass(f: float, shares: Shares, n: int) -> Conversion:
+def _fit_mass(f: float, shares: Stream, n: int) -> Conversion:
     """Find θ exactly by its bits: positive floats are ordered as the integers with the same bits.
 
     Each pass over the shares settles the next bits: it adds up the shares by the value of these bits,
@@ -180,8 +180,8 @@ def _fit_mass(f: float, shares: Shares, n: int) -> Conversion:
             digit = (bits >> shift) & ((1 << width) - 1)
             sums += torch.zeros_like(sums, device=d.device).scatter_add_(1, digit, carried).cpu()
         at_least = above + sums.flip(1).cumsum(1).flip(1)  # the mass from each digit value upwards
-        target = f * at_least[:, :1] if target is None else target
-        # Rounding of the sums may miss the target by a hair: then the smallest share there is, is θ.
+        target = f * (1 - 1e-12) * at_least[:, :1] if target is None else target  # less rounding
+        # Should rounding still miss the target, the smallest share there is, is θ.
         enough = (at_least >= target) | (at_least >= at_least[:, :1])
         last = enough.int().cumsum(1).argmax(1, keepdim=True)  # the largest digit that suffices
         above = at_least.gather(1, last) - sums.gather(1, last)

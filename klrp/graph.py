@@ -6,6 +6,7 @@ klrp.operations; a BatchNorm behind its layer is folded into that layer's weight
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,6 +48,11 @@ class Trace(NamedTuple):
     output: str
     logits: Tensor
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of what the network returns, [N, C] or [N]."""
+        return tuple(self.value(self.output).shape)
+
     def value(self, name: str) -> Tensor:
         """What the step of that name, or "input", outputs."""
         return (
@@ -62,7 +68,9 @@ def trace(model: nn.Module, x: Tensor) -> Trace:
             or an operation that has no rule; the message says how to register one.
     """
     with torch.no_grad():
-        return _Run(network_of(model), x.detach().clone()).run()
+        # A copy, in case a module writes to it; in rows, since channels_last cannot be viewed flat.
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        return _Run(network_of(model), x).run()
 
 
 def check_inputs(inputs: Any) -> None:
@@ -74,6 +82,10 @@ def check_inputs(inputs: Any) -> None:
     if inputs.ndim == 0:
         raise KlrpError.value(
             "inputs: got a single number; expected [N, ...]. Add the axis of samples."
+        )
+    if inputs.layout is not torch.strided:
+        raise KlrpError.type(
+            f"inputs: got a {inputs.layout} tensor; expected a dense one. Use inputs.to_dense()."
         )
     if inputs.is_floating_point():
         if not bool(torch.isfinite(inputs).all()):
@@ -222,6 +234,15 @@ class _Run:
                 f"model: {self._describe(node)} is called in a way that has no rule: {first_line(error)} Call it as "
                 f"its documentation does."
             ) from error
+        if (
+            value.ndim == 0
+            or value.shape[0] != self.x.shape[0]
+            or _mixes_samples(operation, len(value))
+        ):
+            raise KlrpError.value(
+                f"model: {self._describe(node)} mixes or merges samples: {tuple(value.shape)} from {self.x.shape[0]} "
+                f"of them. Inputs are [N, ...]: where the axis of samples is missing, add it, inputs[None]."
+            )
         kind = type(self.network.modules[node.target]) if node.op == "call_module" else entry.kind
         name, sources = self._name(node), tuple(live.source for live in sources)
         step = Step(name, (), kind, entry.kind, operation, sources, value)
@@ -319,6 +340,10 @@ class _Run:
                 f"model: it returns {tuple(value.shape)} of {value.dtype} for {n} samples; expected floating "
                 f"logits [N, C] or [N]. Flatten or select them in a wrapper."
             )
+        if not bool(value.isfinite().all()):
+            raise KlrpError.value(
+                "model: its logits are not finite (NaN or Inf). Look at its weights and its inputs."
+            )
         if returned not in self.live:
             raise KlrpError.value(
                 "model: its output does not depend on the input; there is nothing to explain."
@@ -328,6 +353,15 @@ class _Run:
 
 
 _KEEP_ORDER = {"flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten"}
+
+
+def _mixes_samples(operation: Operation, n: int) -> bool:
+    if not isinstance(operation, Rearrange) or not n:
+        return False
+    origin = operation.origin.reshape(n, -1)
+    sample = (origin - 1) // math.prod(operation.input[1:])
+    own = torch.arange(n, device=origin.device)[:, None]
+    return bool(((sample != own) & (origin > 0)).any())
 
 
 def _share_memory(x: Tensor, other: Any) -> bool:

@@ -93,6 +93,7 @@ def _avg_pool(spatial: int) -> Callable:
         count_include_pad=True,
         divisor_override=None,
     ):
+        _check_batched(x, x.value.ndim == spatial + 2)
         windows = _pool_windows(spatial, kernel_size, stride, padding, 1)
         inputs = tuple(x.value.shape)
         ones = torch.ones(1, 1, *inputs[-spatial:], dtype=x.value.dtype, device=x.value.device)
@@ -114,6 +115,7 @@ def _avg_pool(spatial: int) -> Callable:
 
 def _adaptive_avg_pool(spatial: int) -> Callable:
     def build(x, output_size):
+        _check_batched(x, x.value.ndim == spatial + 2)
         inputs = tuple(x.value.shape)
         outputs = _adaptive_size(output_size, inputs[-spatial:])
         windows = _adaptive_windows(inputs[-spatial:], outputs)
@@ -127,6 +129,7 @@ def _max_pool(spatial: int) -> Callable:
     def build(
         x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
     ):
+        _check_batched(x, x.value.ndim == spatial + 2)
         windows = _pool_windows(spatial, kernel_size, stride, padding, dilation)
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
         arguments = (windows.kernel, windows.stride, _tuple(padding, spatial), windows.dilation)
@@ -138,6 +141,7 @@ def _max_pool(spatial: int) -> Callable:
 
 def _adaptive_max_pool(spatial: int) -> Callable:
     def build(x, output_size, return_indices=False):
+        _check_batched(x, x.value.ndim == spatial + 2)
         inputs = tuple(x.value.shape)
         outputs = _adaptive_size(output_size, inputs[-spatial:])
         pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[spatial - 1]
@@ -172,7 +176,7 @@ def _sub(a, b, *, alpha=1):
 
 
 def _neg(a):
-    return _sum([(a, -1)])
+    return _mul(a, -1)
 
 
 def _mul(a, b):
@@ -214,20 +218,24 @@ def _sum(terms: list[tuple[Any, Any]]) -> tuple[Operation, list[Live]]:
     ]
 
 
-def _mean(x, dim=None, keepdim=False, *, dtype=None):
-    ndim = x.value.ndim
-    dims = (
-        range(1, ndim)
-        if dim is None
-        else [d % ndim for d in _tuple(dim, 1 if isinstance(dim, int) else len(dim))]
-    )
-    if dim is None or 0 in dims:
-        raise KlrpError.value("it averages over the samples; name the other axes")
-    shape = tuple(x.value.shape)
-    kept = tuple(1 if axis in dims else n for axis, n in enumerate(shape))
-    output = kept if keepdim else tuple(n for axis, n in enumerate(shape) if axis not in dims)
-    weight = x.value.new_tensor(1 / math.prod(shape[d] for d in dims))
-    return Mean((weight,), None, (shape,), output, kept), [x]
+def _reduce(average: bool) -> Callable:
+    """The mean or the sum over axes other than the samples'."""
+
+    def build(x, dim=None, keepdim=False, *, dtype=None):
+        shape = tuple(x.value.shape)
+        dims = (
+            []
+            if dim is None
+            else [d % len(shape) for d in ([dim] if isinstance(dim, int) else dim)]
+        )
+        if dim is None or 0 in dims:
+            raise KlrpError.value("it joins the samples; name the other axes")
+        kept = tuple(1 if axis in dims else n for axis, n in enumerate(shape))
+        output = kept if keepdim else tuple(n for axis, n in enumerate(shape) if axis not in dims)
+        weight = 1 / math.prod(shape[d] for d in dims) if average else 1.0
+        return Mean((x.value.new_tensor(weight),), None, (shape,), output, kept), [x]
+
+    return build
 
 
 def _cat(tensors, dim=0):
@@ -396,6 +404,7 @@ def _functions() -> dict[Any, Entry]:
         enter(module, _pass, name)
     for module, name in _SQUASHING.items():
         enter(module, _refuse(_EXPLAIN_LOGITS), name)
+    enter(nn.Hardtanh, _pass, "clamp", "clamp_min", "clamp_max")
     enter(nn.Identity, _pass, "clone", "detach", "stochastic_depth", "to", "float", "double")
     enter(nn.Linear, _linear, "linear")
     enter(nn.Embedding, _embedding, "embedding")
@@ -410,7 +419,8 @@ def _functions() -> dict[Any, Entry]:
     enter(nn.BatchNorm2d, _batch_norm, "batch_norm")
     enter(ADD, _add, "add", operator.add)
     enter(ADD, _sub, "sub", operator.sub)
-    enter(Mean, _mean, "mean")
+    enter(Mean, _reduce(average=True), "mean")
+    enter(Mean, _reduce(average=False), "sum")
     enter(Sum, _mul, "mul", operator.mul)
     enter(Sum, _div, "div", operator.truediv)
     enter(Sum, _neg, "neg", operator.neg)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class Layer:
         """The taps that together hold each connected pair once."""
         raise NotImplementedError
 
-    def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
+    def linear(self, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """Σ_j x_j w_jk [N, *output], without bias."""
         z = xs[0].new_zeros(self.output)
         for tap in self.taps():
@@ -57,7 +57,7 @@ class Layer:
             upper += fold((x.unsqueeze(2) * w).sum(3), upper.shape, torch.sum)
         return z
 
-    def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    def adjoint(self, s: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         """Σ_k w_jk s_k for each input [N, *input]: the vector-Jacobian product of ``linear``."""
         cs = [s.new_zeros(shape) for shape in self.inputs]
         for tap in self.taps():
@@ -86,10 +86,10 @@ class Linear(Layer):
 
         yield Tap(0, features_first, features_first, lambda w: w.reshape(1, 1, *w.shape, *ones))
 
-    def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
+    def linear(self, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         return F.linear(xs[0], weights[0])
 
-    def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    def adjoint(self, s: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         return [s @ weights[0]]
 
 
@@ -162,29 +162,30 @@ class Conv(Layer):
             self.windows.kernel
         )
 
-    def linear(self, xs: list[Tensor], weights: list[Tensor]) -> Tensor:
+    def linear(self, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         before, padding = self._pads()
-        conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.windows.kernel) - 1]
-        x = F.pad(xs[0], before) if before else xs[0]
-        return conv(
-            x, weights[0], None, self.windows.stride, padding, self.windows.dilation, self.groups
+        x, w, still = F.pad(xs[0], before) if before else xs[0], self.windows, (0,) * len(padding)
+        return torch.convolution(
+            x, weights[0], None, w.stride, padding, w.dilation, False, still, self.groups
         )
 
-    def adjoint(self, s: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    def adjoint(self, s: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         before, padding = self._pads()
-        spatial = len(self.windows.kernel)
-        backward = (
-            torch.nn.grad.conv1d_input,
-            torch.nn.grad.conv2d_input,
-            torch.nn.grad.conv3d_input,
-        )
-        extra = [sum(pair) if before else 0 for pair in self.windows.padding]
-        padded = (
-            *self.inputs[0][:2],
-            *(n + e for n, e in zip(self.inputs[0][2:], extra, strict=True)),
-        )
-        c = backward[spatial - 1](
-            padded, weights[0], s, self.windows.stride, padding, self.windows.dilation, self.groups
+        w, still = self.windows, (0,) * len(padding)
+        blank = s.new_zeros(1).expand(self.inputs[0])  # only its shape is read
+        padded = F.pad(blank, before) if before else blank
+        c, _, _ = torch.ops.aten.convolution_backward(
+            s,
+            padded,
+            weights[0],
+            None,
+            w.stride,
+            padding,
+            w.dilation,
+            False,
+            still,
+            self.groups,
+            (True, False, False),
         )
         return [F.pad(c, [-p for p in before]) if before else c]
 
@@ -229,7 +230,7 @@ def _alone(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Mean(Layer):
-    """The mean over some axes; ``kept`` is the output's shape with those axes left in as 1."""
+    """The mean, or the sum, over some axes; ``kept`` is the output's shape with those axes left in as 1."""
 
     kept: Shape
 
@@ -242,8 +243,20 @@ class Mean(Layer):
         yield Tap(0, _alone, upper, lambda w: w.reshape(ones))
 
 
+class Move:
+    """A step that only moves relevance."""
+
+    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor, ...]:
+        """What each input that depends on the network's gets, from r [N, *output, *shape]."""
+        raise NotImplementedError
+
+    def lost(self, r: Tensor) -> Tensor:
+        """How much of r [N, *output] goes to constants [N]."""
+        return r.new_zeros(len(r))
+
+
 @dataclass(frozen=True, eq=False)
-class Winner:
+class Winner(Move):
     """A max-pool: its relevance goes to the winner of each window, ``indices`` in the input's plane."""
 
     windows: Windows | AdaptiveWindows
@@ -285,7 +298,7 @@ def window_sizes(windows: Windows | AdaptiveWindows, inputs: Shape, outputs: Sha
 
 
 @dataclass(frozen=True)
-class Pass:
+class Pass(Move):
     """An activation or a reshape: relevance is handed on unchanged, in the input's shape."""
 
     input: Shape
@@ -295,7 +308,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Concat:
+class Concat(Move):
     """Concatenation along ``dim``; None stands for a constant, whose relevance is lost."""
 
     dim: int
@@ -306,9 +319,14 @@ class Concat:
         pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
         return tuple(piece for piece, live in zip(pieces, self.live, strict=True) if live)
 
+    def lost(self, r: Tensor) -> Tensor:
+        pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
+        dead = [p for p, live in zip(pieces, self.live, strict=True) if not live]
+        return sum((p.flatten(1).sum(1) for p in dead), start=r.new_zeros(len(r)))
+
 
 @dataclass(frozen=True, eq=False)
-class Rearrange:
+class Rearrange(Move):
     """Any operation that only moves, repeats or drops neurons: ``origin`` [*output] holds, for each
     output neuron, 1 + the flat index of the input neuron it shows, or 0 for a constant."""
 
@@ -328,9 +346,12 @@ class Rearrange:
             origin, r = origin[~first], r[~first]
         return (result.reshape(*self.input, *semiring.shape),)
 
+    def lost(self, r: Tensor) -> Tensor:
+        return torch.where(self.origin == 0, r, 0).reshape(len(r), -1).sum(1)
+
 
 @dataclass(frozen=True)
-class Lookup:
+class Lookup(Move):
     """An embedding: a token's relevance is the ⊕ of that of its vector's components."""
 
     axis: int

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from klrp import contraction
-from klrp.composites import ANY, Composite, assign, check_rule
+from klrp.composites import ANY, Assignment, Composite, assign, check_rule
 from klrp.conservation import Balance, Conservation, balance, totals
-from klrp.conversions import Conversion, Theta
+from klrp.conversions import Theta
 from klrp.errors import KlrpError
 from klrp.graph import Step, Trace, check_inputs, trace
 from klrp.operations import Winner
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
 from klrp.shares import Shares, shares_of
+from klrp.tracing import first_line
 
-EXACT = 2.0**53  # the largest count up to which float64 holds every integer
+EXACT = (
+    2.0**53
+)  # below it float64 holds every integer; a sum that arrives there may have been rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,7 @@ class Relevance(Mapping[str, Tensor]):
 
     ``relevance["features.28"]`` is the map [N, *shape of that step's output, *semiring.shape];
     ``relevance.input`` that of the network's input. ``target`` [N] are the explained classes, ``logits``
-    [N, C] the network's output. ``exact`` is False where a count passed 2^53 and float64 began to round.
+    [N, C] the network's output. ``exact`` is False where a count reached 2^53 and float64 began to round.
     """
 
     semiring: Semiring
@@ -117,7 +122,7 @@ def explain(
             layers. What is left open takes the semiring's default.
         start: ``"one"``, ``"logit"`` (reals only: classical LRP), or elements [N, C, *semiring.shape].
         keep: which maps to keep: ``"all"``, ``"input"``, or names of steps.
-        memory: bytes for the temporaries of one layer.
+        memory: bytes for a block of shares and what is made of it; maps and weights come on top.
 
     Raises:
         KlrpError: for whatever of these does not fit; the message says what to do.
@@ -128,45 +133,39 @@ def explain(
         torch.Size([8, 3, 224, 224])
     """
     semiring = find_semiring(semiring)
-    check_inputs(inputs)
-    _check_memory(memory)
-    if not len(inputs):  # run on one blank sample, for the shapes
-        blank, settings = (
-            inputs.new_zeros(1, *inputs.shape[1:]),
-            {"rule": rule, "theta": theta, "keep": keep},
+    if (
+        isinstance(inputs, Tensor) and inputs.ndim and not len(inputs)
+    ):  # for the shapes, a blank sample
+        blank = inputs.new_zeros(1, *inputs.shape[1:])
+        settings = {"semiring": semiring, "composite": composite, "rule": rule, "theta": theta}
+        return _without_samples(
+            explain(model, blank, keep=keep, memory=memory, **settings), target, start
         )
-        relevance = explain(model, blank, semiring=semiring, composite=composite, **settings)
-        return _without_samples(relevance, target, start)
-    network = trace(model, inputs.detach())
-    decided = assign(network.steps, _composite(composite, rule, theta), semiring)
-    targets = _targets(target, network.logits)
-    wanted, everything = _wanted(keep, network.steps), isinstance(keep, str) and keep == "all"
-    first = _start(start, semiring, targets, network.logits)
-    arriving = {network.output: first.reshape(*_output_shape(network), *semiring.shape)}
-    maps, balances, exact = {"output": first}, {}, True
+    plan = _plan(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
+    network, everything = plan.network, isinstance(keep, str) and keep == "all"
+    arriving = {network.output: plan.first.reshape(*network.output_shape, *semiring.shape)}
+    maps, balances, largest = {"output": plan.first}, {}, 0.0
     for step in reversed(network.steps):
         r = arriving.pop(step.name, None)
         if r is None:  # it feeds nothing relevant
-            r = semiring.full(tuple(step.value.shape), "zero", first)
-        shares, passed = _pass_down(network, step, r, decided.get(step.name), semiring, memory)
-        for source, relevance in zip(step.sources, passed, strict=True):
-            known = arriving.get(source)
-            arriving[source] = relevance if known is None else semiring.plus(known, relevance)
+            r = semiring.full(tuple(step.value.shape), "zero", plan.first)
+        with _about(step, plan):
+            shares, passed = _pass_down(step, r, plan)
+            for source, relevance in zip(step.sources, passed, strict=True):
+                known = arriving.get(source)
+                arriving[source] = relevance if known is None else semiring.plus(known, relevance)
         if everything and semiring is REAL:
-            linear = step.name not in decided or decided[step.name][1].name == "identity()"
+            linear = step.name not in plan.decided or plan.decided[step.name][1].identical
             balances[step.name] = balance(step.operation, shares, r, passed, linear)
-        exact = exact and _is_exact(r, semiring)
-        if step.name in wanted:
+        largest = max(largest, _largest(r, semiring))
+        if step.name in plan.wanted:
             maps[step.name] = r
-    maps["input"] = arriving.get("input", semiring.full(tuple(inputs.shape), "zero", first))
-    exact = exact and _is_exact(maps["input"], semiring)
-    maps = {name: r for name, r in maps.items() if name in wanted}
-    aliases = {
-        alias: step.name for step in network.steps if step.name in maps for alias in step.aliases
-    }
-    return Relevance(
-        semiring, targets, network.logits, exact, maps, aliases, balances if everything else None
-    )
+    maps["input"] = arriving.get("input", semiring.full(tuple(inputs.shape), "zero", plan.first))
+    exact = max(largest, _largest(maps["input"], semiring)) < EXACT
+    maps = {name: r for name, r in maps.items() if name in plan.wanted}
+    aliases = {alias: s.name for s in network.steps if s.name in maps for alias in s.aliases}
+    kept = balances if everything else None
+    return Relevance(semiring, plan.target, network.logits, exact, maps, aliases, kept)
 
 
 def explain_many(
@@ -181,6 +180,8 @@ def explain_many(
         >>> for relevance in tqdm(klrp.explain_many(model, loader, "labels", semiring="counting")):
         ...     total += relevance.input.sum(0)
     """
+    if not isinstance(settings.get("keep", "all"), str):
+        settings["keep"] = list(settings["keep"])  # every batch reads it
     for number, batch in enumerate(loader):
         inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
         chosen = target
@@ -203,51 +204,89 @@ def kernel_for(
     composite: Composite | None = None,
     rule: Rule | None = None,
     theta: Theta | None = None,
-    **settings: Any,
+    start: str | Tensor = "one",
+    keep: str | Iterable[str] = "all",
+    memory: int = 64 << 20,
 ) -> dict[str, str]:
     """Which kernel each step would get from klrp.explain with the same arguments: {step: kernel}.
 
-    ``"gradient"`` and ``"blocked"`` are klrp.kernels; ``"move"`` is no kernel: relevance only moves.
+    ``"gradient"`` and ``"blocked"`` are klrp.kernels; ``"move"`` is no kernel: relevance only moves. The
+    errors are those of klrp.explain.
+
+    Example:
+        >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
+        {'linear': 'blocked'}
     """
-    semiring = find_semiring(semiring)
-    check_inputs(inputs)
-    steps = trace(model, inputs.detach()).steps
-    decided = assign(steps, _composite(composite, rule, theta), semiring)
+    plan = _plan(
+        model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory
+    )
     return {
-        s.name: contraction.kernel_name(decided[s.name][1], semiring)
-        if s.name in decided
+        step.name: contraction.kernel_name(plan.decided[step.name][1], plan.semiring)
+        if step.name in plan.decided
         else "move"
-        for s in steps
+        for step in plan.network.steps
     }
 
 
-def _pass_down(
-    network: Trace,
-    step: Step,
-    r: Tensor,
-    decided: tuple[Rule, Conversion] | None,
-    semiring: Semiring,
-    memory: int,
-) -> tuple[Shares | None, list[Tensor]]:
+class _Plan(NamedTuple):
+    """All that is decided before relevance moves."""
+
+    network: Trace
+    semiring: Semiring
+    decided: Assignment
+    target: Tensor
+    first: Tensor
+    wanted: set[str]
+    memory: int
+
+
+def _plan(
+    model: Any, inputs: Any, target: Any, semiring: Semiring, composite: Any, rule: Any, theta: Any, start: Any,
+    keep: Any, memory: Any,
+) -> _Plan:  # fmt: skip
+    check_inputs(inputs)
+    _check_memory(memory)
+    network = trace(model, inputs)
+    decided = assign(network.steps, _composite(composite, rule, theta), semiring)
+    target = _targets(target, network.logits)
+    first = _start(start, semiring, target, network.logits)
+    return _Plan(network, semiring, decided, target, first, _wanted(keep, network.steps), memory)
+
+
+def _pass_down(step: Step, r: Tensor, plan: _Plan) -> tuple[Shares | None, list[Tensor]]:
     """What a step hands to each of its sources; its shares too, if it takes some."""
-    if decided is None:
-        return None, list(step.operation.hand_down(r, semiring))
-    rule, theta = decided
+    if step.name not in plan.decided:
+        return None, list(step.operation.hand_down(r, plan.semiring))
+    rule, theta = plan.decided[step.name]
     layer = step.operation
     if isinstance(layer, Winner):
         layer = layer.average(step.value.dtype)
+    activations = [plan.network.value(source) for source in step.sources]
+    shares = shares_of(layer, rule, activations, plan.memory)
+    return shares, contraction.contract(shares, r, theta, plan.semiring, plan.memory)
+
+
+@contextmanager
+def _about(step: Step, plan: _Plan) -> Iterator[None]:
+    """Errors from inside a step say which step it was, and under which settings."""
+    settings = "".join(
+        f", {what} {value!r}"
+        for what, value in zip(("rule", "Θ"), plan.decided.get(step.name, ()), strict=False)
+    )
+    where = f"{step.name} ({step.kind.__name__}, output {tuple(step.value.shape)}){settings}, semiring {plan.semiring.name}"
     try:
-        shares = shares_of(layer, rule, [network.value(source) for source in step.sources], memory)
-        return shares, contraction.contract(shares, r, theta, semiring, memory)
+        yield
     except KlrpError as error:
+        raise KlrpError.value(f"{where}: {error}") from None
+    except (
+        RuntimeError,
+        TypeError,
+        IndexError,
+        AttributeError,
+    ) as error:  # the user's add, mul or Θ
         raise KlrpError.value(
-            f"{step.name} ({step.kind.__name__}, output {tuple(step.value.shape)}), rule {rule!r}, Θ {theta!r}, "
-            f"semiring {semiring.name}: {error}"
-        ) from None
-    except RuntimeError as error:
-        raise KlrpError.value(
-            f"{step.name} ({step.kind.__name__}), rule {rule!r}, Θ {theta!r}, semiring {semiring.name}: an "
-            f"operation failed with: {str(error).splitlines()[0]}"
+            f"{where}: an operation failed with: {first_line(error)} Check add and mul of the semiring with "
+            f"klrp.check_laws."
         ) from error
 
 
@@ -285,7 +324,8 @@ def _targets(target: Any, logits: Tensor) -> Tensor:
     n, classes = logits.shape
     if target is None:
         return logits.argmax(1)
-    if isinstance(target, int) and not isinstance(target, bool):
+    if hasattr(target, "__index__") and not isinstance(target, bool | Tensor):
+        target = operator.index(target)
         _check_class(target, classes)
         target = torch.full((n,), target)
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
@@ -332,10 +372,6 @@ def _start(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -> T
     return torch.where(chosen.reshape(*logits.shape, *(1,) * len(semiring.shape)), one, zero)
 
 
-def _output_shape(network: Trace) -> tuple[int, ...]:
-    return tuple(network.value(network.output).shape)
-
-
 def _wanted(keep: Any, steps: Iterable[Step]) -> set[str]:
     """The names of the steps whose maps are kept, "output" and "input" among them."""
     aliases = {alias: step.name for step in steps for alias in step.aliases}
@@ -354,8 +390,9 @@ def _wanted(keep: Any, steps: Iterable[Step]) -> set[str]:
     return wanted
 
 
-def _is_exact(r: Tensor, semiring: Semiring) -> bool:
-    return semiring is not COUNTING or r.numel() == 0 or float(r.amax()) <= EXACT
+def _largest(r: Tensor, semiring: Semiring) -> float:
+    """The largest count, where counts are floats."""
+    return float(r.amax()) if semiring is COUNTING and r.numel() else 0.0
 
 
 def _without_samples(relevance: Relevance, target: Any, start: Any) -> Relevance:

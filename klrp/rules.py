@@ -73,8 +73,8 @@ class Rule:
             return z
         eps = torch.as_tensor(self.eps, dtype=z.dtype, device=z.device)
         if self.std:
-            rms = z.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (z.ndim - 1))
-            eps = eps + self.std * rms
+            rms = z.flatten(1).double().square().mean(1).sqrt().to(z.dtype)
+            eps = eps + self.std * rms.reshape(-1, *(1,) * (z.ndim - 1))
         return z + torch.where(z < 0, -eps, eps)
 
 
@@ -164,14 +164,14 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
         ) from None
     if not ordered:
         raise KlrpError.value(
-            f"zbox: got low = {low.tolist()} above high = {high.tolist()}; swap them."
+            f"zbox: got low = {_short(low)} above high = {_short(high)}; swap them."
         )
 
     def constant(value: Tensor) -> Map:
         return lambda x: (-value).to(x).expand_as(x)
 
     pairs = ((_same, _same), (constant(low), _positive), (constant(high), _negative))
-    name = f"zbox({low.tolist()}, {high.tolist()})"
+    name = f"zbox({_short(low)}, {_short(high)})"
     return Rule(name, (Part(pairs, zero_to_zero=False),), first_only=True)
 
 
@@ -179,8 +179,16 @@ def _shape_or_value(x: object) -> str:
     return f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
 
 
+def _short(x: Tensor) -> str:
+    return (
+        str(x.tolist())
+        if x.numel() <= 3
+        else f"{tuple(x.shape)} from {float(x.min()):g} to {float(x.max()):g}"
+    )
+
+
 def flat() -> Rule:
-    """Flat: every connected lower neuron gets the same share (Lapuschkin et al. 2019)."""
+    """Flat: every connected lower neuron gets the same share, d_jk = 1 / Σ_j 1 (Lapuschkin et al. 2019)."""
     return Rule("flat()", (Part(((torch.ones_like, torch.ones_like),), zero_to_zero=False),))
 
 

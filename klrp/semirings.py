@@ -57,6 +57,7 @@ class Semiring:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "domain", tuple(self.domain))
         if self.score is None:
             object.__setattr__(self, "score", self._first_component)
         for field in ("zero", "one"):
@@ -69,6 +70,7 @@ class Semiring:
                     f"Semiring {self.name!r}: {field} has shape {tuple(value.shape)}; an element has shape "
                     f"{self.shape}. Give {field} that shape, or set shape={tuple(value.shape)}."
                 )
+            object.__setattr__(self, field, value.tolist())
 
     def __repr__(self) -> str:
         return f"<Semiring {self.name}>"
@@ -96,12 +98,7 @@ class Semiring:
         """⊕ over the non-negative axis ``dim``; an empty ⊕ is zero."""
         if x.shape[dim]:
             return self.add(x, dim)
-        kept = x.shape[:dim] + x.shape[dim + 1 : x.ndim - len(self.shape)]
-        return (
-            torch.as_tensor(self.zero, dtype=x.dtype, device=x.device)
-            .expand((*kept, *self.shape))
-            .clone()
-        )
+        return self.full(x.shape[:dim] + x.shape[dim + 1 : x.ndim - len(self.shape)], "zero", x)
 
     def is_zero(self, x: Tensor) -> Tensor:
         """Boolean [...]: which elements of x [..., *shape] equal zero."""
@@ -184,33 +181,41 @@ def _refuse_overflow(result: Tensor) -> None:
         )
 
 
-def _negated(x: Tensor) -> Tensor:
-    return -x
+def _any(x: Tensor, dim: int) -> Tensor:
+    """x.any(dim), by the maximum of the bytes, which torch does forty times as fast."""
+    return x.view(torch.uint8).amax(dim).view(torch.bool)
+
+
+def _count(x: Tensor, dim: int) -> Tensor:
+    """The sum, held at the largest float64, since ∞ · 0 would be NaN."""
+    return x.sum(dim).clamp_max(torch.finfo(x.dtype).max)
+
+
+def _bounded_difference(x: Tensor, y: Tensor) -> Tensor:
+    """max(0, x + y − 1), rounded once: x + y would lose what is small."""
+    return (torch.minimum(x, y) - (1 - torch.maximum(x, y))).clamp_min(0)
 
 
 _amax, _amin = (lambda x, dim: x.amax(dim)), (lambda x, dim: x.amin(dim))
-_sum, _plus = (lambda x, dim: x.sum(dim)), torch.add
-_inf = math.inf
+_sum, _inf = (lambda x, dim: x.sum(dim)), math.inf
 
 REAL = Semiring("real", 0.0, 1.0, _sum, torch.mul, fused="sum,mul")
 BOOLEAN = Semiring(
-    "boolean", False, True, lambda x, dim: x.any(dim), torch.logical_and,
+    "boolean", False, True, _any, torch.logical_and,
     domain=(0, 1), dtype=torch.bool, fused="any,and",
 )  # fmt: skip
 COUNTING = Semiring(
-    "counting", 0.0, 1.0, _sum, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count"
+    "counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count"
 )
 COUNTING_INT = Semiring(
     "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64
 )
 VITERBI = Semiring("viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul")
-TROPICAL = Semiring("tropical", _inf, 0.0, _amin, _plus, score=_negated, fused="min,add")
-MAX_PLUS = Semiring("max_plus", -_inf, 0.0, _amax, _plus, fused="max,add")
-LOG = Semiring("log", -_inf, 0.0, lambda x, dim: x.logsumexp(dim), _plus, fused="logsumexp,add")
+TROPICAL = Semiring("tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fused="min,add")
+MAX_PLUS = Semiring("max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add")
+LOG = Semiring("log", -_inf, 0.0, lambda x, dim: x.logsumexp(dim), torch.add, fused="logsumexp,add")
 FUZZY = Semiring("fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min")
-LUKASIEWICZ = Semiring(
-    "lukasiewicz", 0.0, 1.0, _amax, lambda x, y: (x + y - 1).clamp_min(0), domain=(0, 1)
-)
+LUKASIEWICZ = Semiring("lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1))
 
 SEMIRINGS = {
     s.name: s
@@ -238,7 +243,7 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
 
     Args:
         samples: elements [m, *semiring.shape]; zero and one are added to them. Floats are compared in
-            the semiring's dtype, in float64 where that is None, to a relative 1e-9.
+            the semiring's dtype, in float64 where that is None, there to a relative 1e-9.
 
     Raises:
         KlrpError: on the first law that fails. Its ``law`` names the law, its ``counterexample`` holds
@@ -259,6 +264,7 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
     neutral = torch.stack([torch.as_tensor(semiring.zero), torch.as_tensor(semiring.one)])
     members = torch.cat([neutral.to(samples.device), samples]).to(semiring.dtype or torch.float64)
     m = len(members)
+    rtol = 1e-9 if members.dtype == torch.float64 else 64 * _epsilon(members.dtype)
     # Every triple at once: x varies along axis 0, y along 1, z along 2.
     x, y, z = (
         members.reshape(*(m if axis == i else 1 for i in range(3)), *shape).expand(m, m, m, *shape)
@@ -269,7 +275,7 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
             law = f"{law} (it returned the shape {tuple(left.shape)} for {tuple(x.shape)})"
             fails = torch.ones(m, m, m, dtype=torch.bool)
         elif left.is_floating_point():
-            fails = ~torch.isclose(left, right, rtol=1e-9, atol=1e-12)
+            fails = ~torch.isclose(left, right, rtol=rtol, atol=rtol * 1e-3)
         else:
             fails = left != right
         where = fails.nonzero()
@@ -301,6 +307,10 @@ def _laws(
     for order in itertools.permutations((x, y, z)):
         yield agreement, semiring.add(torch.stack(order), 0), plus(plus(x, y), z)
     yield agreement, semiring.add(torch.stack([x, y, z], 2), 2), plus(plus(x, y), z)
+
+
+def _epsilon(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
 
 
 def _law_error(semiring: Semiring, law: str, elements: list) -> KlrpError:

@@ -25,26 +25,25 @@ class PartShares:
     """One part of a rule on one layer: α_t(a) and ω_t(w) for each pair and input, and the denominator.
 
     ``z`` [N, *output] is stabilised, ``total`` is z before the stabiliser, ``bias`` what the bias adds.
+    ``divisor`` is z with ∞ in the place of 0, so that every share into such a neuron is 0; what is too
+    small for a normal float counts as 0.
     """
 
     scale: float
     alphas: tuple[tuple[Tensor, ...], ...]
     omegas: tuple[tuple[Tensor, ...], ...]
     z: Tensor
+    divisor: Tensor
     total: Tensor
     bias: Tensor | None
-
-    @property
-    def divisor(self) -> Tensor:
-        """z with ∞ in the place of 0, so that every share into such a neuron is 0."""
-        return torch.where(self.z == 0, torch.inf, self.z)
 
 
 @dataclass(frozen=True, eq=False)
 class Shares:
     """d_jk of a layer: Σ over parts of scale · Σ_t α_t(a_j) ω_t(w_jk) / z_k.
 
-    ``zero_to_zero`` says that a neuron with activation 0 has the share 0 everywhere.
+    Every kernel that forms a share rounds in this order: the sum over t, the division, the scale, the sum
+    over parts. ``zero_to_zero`` says that a neuron with activation 0 has the share 0 everywhere.
     """
 
     layer: Layer
@@ -54,7 +53,14 @@ class Shares:
 
 
 def shares_of(layer: Layer, rule: Rule, activations: list[Tensor], memory: int) -> Shares:
-    """The shares of ``layer`` under ``rule`` for its input activations [N, *input]."""
+    """The shares of ``layer`` under ``rule`` for its input activations [N, *input].
+
+    Half precision is computed in float32: 1e-9, the usual ε and θ, is 0 in float16.
+    """
+    if activations[0].dtype in (torch.float16, torch.bfloat16):
+        activations = [a.float() for a in activations]
+        bias = None if layer.bias is None else layer.bias.float()
+        layer = replace(layer, weights=tuple(w.float() for w in layer.weights), bias=bias)
     parts = tuple(_part(layer, rule, part, activations, memory) for part in rule.parts)
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
@@ -68,9 +74,11 @@ def _part(
     if rule.normaliser == "max":
         total = _largest(layer, alphas, omegas, memory)
     else:
-        total = sum(layer.linear(list(x), list(w)) for x, w in zip(alphas, omegas, strict=True))
+        total = sum(layer.linear(x, w) for x, w in zip(alphas, omegas, strict=True))
         total = total if bias is None else total + bias
-    return PartShares(part.scale, alphas, omegas, rule.stabilise(total), total, bias)
+    z = rule.stabilise(total)
+    divisor = torch.where(z.abs() < torch.finfo(z.dtype).tiny, torch.inf, z)
+    return PartShares(part.scale, alphas, omegas, z, divisor, total, bias)
 
 
 def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
@@ -80,7 +88,7 @@ def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
     for samples in sample_chunks(layer, edges):
         for tap in layer.taps():
             product = _without_zeros(
-                _product(tap, [(alphas, omegas, None)], [1.0], samples), None, True
+                _product(tap, [(1.0, alphas, omegas, None)], samples), None, True
             )
             if product is None:
                 continue
@@ -93,7 +101,7 @@ def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
                     torch.maximum(target, block, out=target)
             upper = tap.upper(z[samples])
             at_g, _, at_p = product.kept
-            found = product.spread(best, (at_g, None, at_p), z.new_zeros(()))
+            found = product.spread(best, k, (at_g, None, at_p), z.new_zeros(()))
             torch.maximum(upper, fold(found, upper.shape, torch.amax), out=upper)
     return z
 
@@ -102,14 +110,13 @@ def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
 class Product:
     """One tap for some samples, its positions flattened: what is left of it when zeros are skipped.
 
-    ``parts`` holds, for each part, α [n, g, 1, j, p] and ω [1, g, k, j, p or 1] of each pair and the
-    divisor [n, g, k, 1, p] or None; ``r`` is [n, g, k, 1, p, *shape]. ``kept`` are the indices of the
+    ``parts`` holds, for each part, its scale, α [n, g, 1, j, p] and ω [1, g, k, j, p or 1] of each pair,
+    and the divisor [n, g, k, 1, p] or None; ``r`` is [n, g, k, 1, p, *shape]. ``kept`` are the indices of the
     groups, lower neurons and positions that remain, None for a whole axis; ``positions`` is the shape
     that the flat positions had.
     """
 
-    parts: list[tuple[list[Tensor], list[Tensor], Tensor | None]]
-    scales: list[float]
+    parts: list[tuple[float, list[Tensor], list[Tensor], Tensor | None]]
     r: Tensor | None
     whole: tuple[int, int, int, int, int]
     positions: Shape
@@ -118,13 +125,13 @@ class Product:
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
         """How many n, g, k, j, p there are."""
-        alpha, omega = self.parts[0][0][0], self.parts[0][1][0]
+        alpha, omega = self.parts[0][1][0], self.parts[0][2][0]
         return alpha.shape[0], alpha.shape[1], omega.shape[2], alpha.shape[3], alpha.shape[4]
 
     def d(self, g: slice, k: slice, j: slice, p: slice) -> Tensor:
         """The shares on a block [n, g, k, j, p]; without divisors, their numerators."""
         total = None
-        for (alphas, omegas, divisor), scale in zip(self.parts, self.scales, strict=True):
+        for scale, alphas, omegas, divisor in self.parts:
             share = None
             for alpha, omega in zip(alphas, omegas, strict=True):
                 term = (
@@ -137,74 +144,72 @@ class Product:
             total = share if total is None else total.add_(share)
         return total
 
-    def spread(self, x: Tensor, kept: tuple[Tensor | None, ...], zero: Tensor) -> Tensor:
-        """x [n, g, c, p, *shape] back at its places in [n, G, C, *positions, *shape], zero elsewhere."""
-        n, groups, k, j, _ = self.whole
-        trailing = x.shape[4:]
-        channels = x.shape[2] if kept[1] is None else (j if kept is self.kept else k)
+    def spread(
+        self, x: Tensor, channels: int, kept: tuple[Tensor | None, ...], zero: Tensor
+    ) -> Tensor:
+        """x [n, g, c, p, *shape] back at its places in [n, G, channels, *positions, *shape], zero elsewhere."""
+        n, groups, trailing = self.whole[0], self.whole[1], x.shape[4:]
         sizes = (groups, channels, math.prod(self.positions))
         if any(index is not None for index in kept):
-            at = [
+            g, c, p = (
                 torch.arange(m, device=x.device) if i is None else i
                 for m, i in zip(sizes, kept, strict=True)
-            ]
+            )
             full = zero.expand(n, *sizes, *trailing).clone()
-            full[:, at[0][:, None, None], at[1][None, :, None], at[2][None, None, :]] = x
+            full[:, g[:, None, None], c[None, :, None], p[None, None, :]] = x
             x = full
-        return x.reshape(n, *sizes[:2], *self.positions, *trailing)
+        return x.reshape(n, groups, channels, *self.positions, *trailing)
 
 
 def products(
     shares: Shares, r: Tensor, semiring: Semiring, samples: slice, skip_inactive: bool
 ) -> Iterator[tuple[Tap, Product]]:
     """The taps of some samples, without what has no relevance and, on demand, no activation."""
-    parts = [(p.alphas, p.omegas, p.divisor) for p in shares.parts]
-    scales = [p.scale for p in shares.parts]
+    parts = [(p.scale, p.alphas, p.omegas, p.divisor) for p in shares.parts]
     for tap in shares.layer.taps():
-        whole = _product(tap, parts, scales, samples, r, len(semiring.shape))
+        whole = _product(tap, parts, samples, r, len(semiring.shape))
         product = _without_zeros(whole, semiring, skip_inactive)
         if product is not None:
             yield tap, product
 
 
 def _product(
-    tap: Tap,
-    parts: list[tuple],
-    scales: list[float],
-    samples: slice,
-    r: Tensor | None = None,
-    rank: int = 0,
+    tap: Tap, parts: list[tuple], samples: slice, r: Tensor | None = None, rank: int = 0
 ) -> Product:
-    lower = [[tap.lower(pair[tap.source][samples]) for pair in alphas] for alphas, _, _ in parts]
-    weight = [[tap.weight(pair[tap.source]) for pair in omegas] for _, omegas, _ in parts]
-    upper = [None if z is None else tap.upper(z[samples]) for _, _, z in parts]
+    views = [
+        (
+            scale,
+            [tap.lower(pair[tap.source][samples]) for pair in alphas],
+            [tap.weight(pair[tap.source]) for pair in omegas],
+            None if z is None else tap.upper(z[samples]),
+        )
+        for scale, alphas, omegas, z in parts
+    ]
     r = None if r is None else tap.upper(r[samples])
-    (n, g, j), k = lower[0][0].shape[:3], weight[0][0].shape[2]
-    shapes = [x.shape[3:] for x in (lower[0][0], upper[0]) if x is not None]
-    shapes += [weight[0][0].shape[4:], *([] if r is None else [r.shape[3 : r.ndim - rank]])]
-    positions = torch.broadcast_shapes(*shapes)
+    _, (alpha, *_), (omega, *_), z = views[0]
+    (n, g, j), k = alpha.shape[:3], omega.shape[2]
+    upper = () if z is None else z.shape[3:]
+    positions = torch.broadcast_shapes(alpha.shape[3:], omega.shape[4:], upper)
     p = math.prod(positions)
 
-    def flat(w: Tensor) -> Tensor:
+    def flat_weight(w: Tensor) -> Tensor:
         if all(size == 1 for size in w.shape[4:]):
             return w.reshape(w.shape[0], g, k, j, 1)
         return w.expand(w.shape[0], g, k, j, *positions).reshape(w.shape[0], g, k, j, p)
 
-    trailing = () if r is None else r.shape[r.ndim - rank :]
     flattened = [
         (
+            scale,
             [x.expand(n, g, j, *positions).reshape(n, g, 1, j, p) for x in xs],
-            [flat(w) for w in ws],
+            [flat_weight(w) for w in ws],
             None if z is None else z.expand(n, g, k, *positions).reshape(n, g, k, 1, p),
         )
-        for xs, ws, z in zip(lower, weight, upper, strict=True)
+        for scale, xs, ws, z in views
     ]
-    r = (
-        None
-        if r is None
-        else r.expand(n, g, k, *positions, *trailing).reshape(n, g, k, 1, p, *trailing)
-    )
-    return Product(flattened, scales, r, (n, g, k, j, p), tuple(positions))
+    if r is not None:
+        trailing = r.shape[r.ndim - rank :]
+        r = r.expand(n, g, k, *positions, *trailing).reshape(n, g, k, 1, p, *trailing)
+    return Product(flattened, r, (n, g, k, j, p), tuple(positions))
 
 
 def _without_zeros(
@@ -212,20 +217,20 @@ def _without_zeros(
 ) -> Product | None:
     """The product without the channels and positions that hold nothing but zeros; None if none is left."""
     n, g, k, j, p = product.sizes
-    device = product.parts[0][0][0].device
+    device = product.parts[0][1][0].device
     relevant = torch.ones(1, g, k, 1, p, dtype=torch.bool, device=device)
     if product.r is not None:
         relevant = ~semiring.is_zero(product.r)
     active = torch.ones(1, g, 1, j, p, dtype=torch.bool, device=device)
     if skip_inactive:
-        active = torch.stack(
-            [(x != 0).any(0, keepdim=True) for xs, _, _ in product.parts for x in xs]
-        ).any(0)
+        active = (
+            sum(x.abs().amax(0, keepdim=True) for _, xs, _, _ in product.parts for x in xs) != 0
+        )
     keeps = (
-        relevant.any(4).any(3).any(2).any(0) & active.any(4).any(3).any(2).any(0),
-        relevant.any(4).any(3).any(1).any(0),
-        active.any(4).any(2).any(1).any(0),
-        relevant.any(3).any(2).any(1).any(0) & active.any(3).any(2).any(1).any(0),
+        _any_over(relevant, 0, 2, 3, 4) & _any_over(active, 0, 2, 3, 4),
+        _any_over(relevant, 0, 1, 3, 4),
+        _any_over(active, 0, 1, 2, 4),
+        _any_over(relevant, 0, 1, 2, 3) & _any_over(active, 0, 1, 2, 3),
     )
     at = [None if bool(keep.all()) else keep.nonzero()[:, 0] for keep in keeps]
     if any(index is not None and len(index) == 0 for index in at):
@@ -237,9 +242,15 @@ def _without_zeros(
                 x = x.index_select(axis, index)
         return x
 
-    parts = [([cut(x) for x in xs], [cut(w) for w in ws], cut(z)) for xs, ws, z in product.parts]
-    kept = (at[0], at[2], at[3])
-    return replace(product, parts=parts, r=cut(product.r), kept=kept)
+    parts = [
+        (scale, [cut(x) for x in xs], [cut(w) for w in ws], cut(z))
+        for scale, xs, ws, z in product.parts
+    ]
+    return replace(product, parts=parts, r=cut(product.r), kept=(at[0], at[2], at[3]))
+
+
+def _any_over(mask: Tensor, *axes: int) -> Tensor:
+    return mask.view(torch.uint8).amax(axes) > 0
 
 
 def tiles(

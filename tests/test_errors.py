@@ -456,7 +456,7 @@ THETAS = {
     "numbers for pairs": (lambda d: d.abs(), pair(), r"theta: .*expected .*2\).*semiring\.shape"),
     "triples for pairs": (lambda d: d.abs()[..., None].expand(*d.shape, 3), pair(), r"theta: .*3\).*expected .*2\)"),
     "negative pairs": (lambda d: torch.stack([d.abs(), -d.abs() - 1], -1), pair(), r"theta: .*domain of pair"),
-    "identity for pairs": (conversions.identity(), pair(), r"theta: identity\(\) gives numbers.*\(2,\)"),
+    "identity for pairs": (conversions.identity(), pair(), r"theta: this conversion gives numbers.*\(2,\)"),
     "an error of its own": (lambda d: d.no_such_method(), "real", r"fc.*theta.*no_such_method"),
     "a runtime error of its own": (lambda d: d @ d.new_ones(2, 3), "real", r"fc.*"),
 }  # fmt: skip
@@ -538,7 +538,7 @@ MODELS = {
     "a power": (flat_network(lambda net, x: x**2), ValueError, r"^model: pow.*has no rule.*klrp\.register"),
     "a product of two values": (flat_network(lambda net, x: x * x.relu()), ValueError, r"^model: mul.*multiplies two values that depend on the input"),
     "a quotient of two values": (flat_network(lambda net, x: 1 / x), ValueError, r"^model: .*div.*divides by a value that depends on the input"),
-    "a mean over the samples": (flat_network(lambda net, x: x - x.mean(0, keepdim=True)), ValueError, r"^model: mean.*averages over the samples"),
+    "a mean over the samples": (flat_network(lambda net, x: x - x.mean(0, keepdim=True)), ValueError, r"^model: mean.*joins the samples"),
     "a concatenation of samples": (flat_network(lambda net, x: torch.cat([x, x])[:2]), ValueError, r"^model: cat.*axis of the samples"),
     "a convolution with circular padding": (flat_network(lambda net, x: net.c(x), c=nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")), ValueError, r"^model: c \(Conv2d\).*padding_mode='circular'.*padding module"),
     "BatchNorm without running statistics": (flat_network(lambda net, x: net.b(x), b=nn.BatchNorm2d(3, track_running_stats=False)), ValueError, r"^model: b \(BatchNorm2d\): .*running statistics.*track_running_stats=True"),

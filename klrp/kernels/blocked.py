@@ -22,7 +22,8 @@ def contract(
 ) -> list[Tensor]:
     """R_j [N, *input, *shape] for each input of the layer, from R_k [N, *output, *shape].
 
-    Temporaries take at most ``memory`` bytes, as long as one block of a single pair fits.
+    The temporaries of a block take at most ``memory`` bytes, as long as one of a single pair fits; maps
+    and weights, and what the rule makes of them, come on top.
     """
     layer, example = shares.layer, shares.parts[0].z
     results = [semiring.full(shape, "zero", r) for shape in layer.inputs]
@@ -35,22 +36,15 @@ def contract(
         if theta.fit:
             chosen = theta.fit(
                 lambda samples=samples: _stream(shares, r, semiring, samples, edges),
-                _count(samples),
+                samples.stop - samples.start,
             )
         for tap, product in products(shares, r, semiring, samples, skip):
             below = _below(product, chosen, semiring, edges)
             lower = tap.lower(results[tap.source][samples])
-            below = fold(
-                product.spread(below, product.kept, zero),
-                lower.shape[: lower.ndim - zero.ndim],
-                semiring.sum,
-            )
+            below = product.spread(below, lower.shape[2], product.kept, zero)
+            below = fold(below, lower.shape[: lower.ndim - zero.ndim], semiring.sum)
             lower.copy_(semiring.plus(lower, below))
     return results
-
-
-def _count(samples: slice) -> int:
-    return samples.stop - samples.start
 
 
 def _below(product: Product, theta: Conversion, semiring: Semiring, edges: int) -> Tensor:
@@ -59,18 +53,18 @@ def _below(product: Product, theta: Conversion, semiring: Semiring, edges: int) 
     below = semiring.full((n, g, j, p), "zero", product.r)
     for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
         for at_k in at_ks:
-            d = product.d(at_g, at_k, at_j, at_p)
-            elements = theta(d, semiring)
-            elements = elements if theta.safe else _checked(elements, d, semiring)
+            elements = _elements(product.d(at_g, at_k, at_j, at_p), theta, semiring)
             added = semiring.sum(semiring.mul(elements, product.r[:, at_g, at_k, :, at_p]), 2)
             target = below[:, at_g, at_j, at_p]
             target.copy_(added if at_k.start == 0 else semiring.plus(target, added))
     return below
 
 
-def _checked(elements: Tensor, d: Tensor, semiring: Semiring) -> Tensor:
-    """What a Θ gave, if it is one element for each share."""
-    expected = (*d.shape, *semiring.shape)
+def _elements(d: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
+    """Θ(d), if it is one element of the semiring for each share."""
+    elements, expected = theta(d, semiring), (*d.shape, *semiring.shape)
+    if theta.safe:
+        return elements
     if not isinstance(elements, Tensor) or tuple(elements.shape) != expected:
         found = tuple(elements.shape) if isinstance(elements, Tensor) else type(elements).__name__
         raise KlrpError.value(
@@ -96,12 +90,8 @@ def _zero_gives_zero(theta: Conversion, semiring: Semiring, like: Tensor) -> boo
     """Whether Θ(0) is zero, so that pairs with the share 0 may be skipped."""
     if theta.fit:
         return True
-    d = like.new_zeros(1, 1, 1, 1, 1)
     try:
-        elements = theta(d, semiring)
-        elements = elements if theta.safe else _checked(elements, d, semiring)
-    except (
-        KlrpError
-    ):  # Θ is not made for 0: then 0 may not be skipped, and is an error where it occurs
+        elements = _elements(like.new_zeros(1, 1, 1, 1, 1), theta, semiring)
+    except KlrpError:  # not made for 0: then 0 may not be skipped, and is an error where it occurs
         return False
     return bool(semiring.is_zero(elements).all())
