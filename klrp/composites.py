@@ -127,7 +127,7 @@ def check_rule(rule: Any, where: str) -> None:
 
 
 def first_steps(steps: Sequence[Step]) -> tuple[set[str], set[str]]:
-    """The layers that the input reaches without crossing another, and those that read nothing else.
+    """The layers that the input reaches without crossing another, and the steps that read nothing else.
 
     Adding or multiplying by constants does not count as a layer: it only moves the input's scale.
     """
@@ -135,12 +135,12 @@ def first_steps(steps: Sequence[Step]) -> tuple[set[str], set[str]]:
     for step in steps:
         if not any(source in open_to_input for source in step.sources):
             continue
-        if not isinstance(step.operation, Layer) or _is_rescaling(step):
-            open_to_input.add(step.name)
-        else:
+        if all(source in open_to_input for source in step.sources):
+            purely.add(step.name)
+        if isinstance(step.operation, Layer) and not _is_rescaling(step):
             first.add(step.name)
-            if all(source in open_to_input for source in step.sources):
-                purely.add(step.name)
+        else:
+            open_to_input.add(step.name)
     return first, purely
 
 
@@ -172,7 +172,7 @@ def assign(steps: Sequence[Step], composite: Composite, semiring: Semiring) -> A
         if rule.first_only and step.name not in purely:
             raise KlrpError.value(
                 f"composite: {rule!r} was given to {step.name}; its bounds hold for the input only. Select "
-                f"klrp.FIRST: here {', '.join(sorted(purely))}."
+                f"klrp.FIRST: here {', '.join(sorted(first & purely))}."
             )
         assigned[step.name] = rule, theta
     return assigned
