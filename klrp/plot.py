@@ -242,6 +242,7 @@ def panel(
     log: bool = False,
     colorbar: bool = False,
     index: int = 0,
+    width: float | None = None,
 ) -> Figure:
     """Maps side by side: torch.bool in two colours, the others as heat maps.
 
@@ -253,6 +254,7 @@ def panel(
         share_scale: one limit, the largest, for all heat maps; by default each map has its own.
         log: maps without negative values on the logarithmic scale of `count`.
         colorbar: a scale beside each heat map, or a single one with ``share_scale``.
+        width: of the figure in inches; a page of the book has 7. By default it grows with the columns.
 
     Raises:
         KlrpError: no maps, unequal numbers of maps, titles or alts, and as `heatmap`.
@@ -274,7 +276,11 @@ def panel(
     columns = min(len(items), max(columns or 5, 1))
     rows = math.ceil(len(items) / columns)
     tall = max((m.shape[0] / m.shape[1] for m in tensors), default=1.0)
-    size = (columns * (2.6 if each["colorbar"] else 2.1), rows * (2.1 * min(tall, 3.0) + 0.2))
+    side = 2.1  # inches of one map
+    beside = 0.5 if each["colorbar"] else 0.0
+    if width is not None:
+        side = max(width / columns - beside, 0.3)
+    size = (columns * (side + beside), rows * (side * min(tall, 3.0) + 0.2))
     figure = _SelfShowing(size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     scaled = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -37,15 +37,23 @@ class Table(Sequence):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
-        body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in self.rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        example = self.rows[0] if self.rows else ("",) * len(self.columns)
+        sides = ["right" if _is_number(value) else "left" for value in example]
+
+        def line(cells: Iterable[str], tag: str) -> str:
+            styled = zip(cells, sides, strict=True)
+            return "".join(
+                f'<{tag} style="text-align:{side};padding:0.2em 0.8em">{escape(cell)}</{tag}>'
+                for cell, side in styled
+            )
+
+        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self._cells())
+        return f"<table><thead><tr>{line(self.columns, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _cell(value: object) -> str:
-    side = "right" if isinstance(value, int | float) else "left"
-    return f'<td style="text-align:{side};padding:0.2em 0.8em">{escape(_text(value))}</td>'

@@ -8,10 +8,10 @@ from klrp import conversions, plot
 
 PATH = Path(__file__).resolve().parents[1] / "book" / "assets" / "cover.png"
 SETTINGS = {
-    "numbers: how much?": {"rule": klrp.rules.epsilon(0.01, std=0.25)},
-    "yes or no: any path?": {"semiring": "boolean", "theta": conversions.threshold(0.04)},
-    "counts: how many paths?": {"semiring": "counting", "theta": conversions.threshold(0.01)},
-    "max: the best path?": {"semiring": "viterbi"},
+    "how much?": {"rule": klrp.rules.epsilon(0.01, std=0.25)},
+    "any path?": {"semiring": "boolean", "theta": conversions.threshold(0.04)},
+    "how many paths?": {"semiring": "counting", "theta": conversions.threshold(0.01)},
+    "the best path?": {"semiring": "viterbi"},
 }
 
 
@@ -22,9 +22,9 @@ def main() -> None:
     model = klrp.models.digit_mlp(digits, seed=0)
     x = digits.train_images[(digits.train_labels == 0).nonzero()[0]]
     maps = [klrp.explain(model, x, 0, **settings) for settings in SETTINGS.values()]
-    figure = plot.panel([lambda ax: plot.image(x[0], ax), *maps], ["a zero", *SETTINGS], columns=5)
+    figure = plot.panel([lambda ax: plot.image(x[0], ax), *maps], ["a zero", *SETTINGS], width=7.5)
     PATH.parent.mkdir(exist_ok=True)
-    PATH.write_bytes(plot.png(figure, dpi=110))
+    PATH.write_bytes(plot.png(figure, dpi=170))
 
 
 if __name__ == "__main__":

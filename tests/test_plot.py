@@ -247,3 +247,11 @@ ERRORS = [
 def test_errors_say_what_came_and_what_to_do(call, message):
     with pytest.raises(KlrpError, match=message):
         call()
+
+
+@pytest.mark.parametrize("colorbar", [False, True])
+def test_a_panel_has_the_width_asked_for(colorbar):
+    maps = [torch.randn(5, 7) for _ in range(3)]
+    figure = plot.panel(maps, ["a", "b", "c"], width=7, colorbar=colorbar)
+    assert figure.get_size_inches()[0] == pytest.approx(7)
+    assert plot.panel(maps, ["a", "b", "c"]).get_size_inches()[0] == pytest.approx(6.3)
