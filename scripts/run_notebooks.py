@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="also those whose outputs are current")
     args = parser.parse_args()
     os.environ.pop("KLRP_FAST", None)  # stored outputs are the full ones
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks lose time to threads that wait
     for path in args.notebooks or sorted((ROOT / "book").glob("*.ipynb")):
         nb, start = read(path), time.monotonic()
         if is_current(nb) and not args.force:
