@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from klrp import contraction
-from klrp.composites import ANY, Assignment, Composite, assign, check_rule
+from klrp.composites import Composite
 from klrp.conservation import Balance, Conservation, balance, totals
 from klrp.conversions import Theta
 from klrp.errors import KlrpError
-from klrp.graph import Step, Trace, check_inputs, trace
+from klrp.graph import Step
 from klrp.operations import Winner
+from klrp.plan import Plan, plan_for, start_for, targets_for
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
 from klrp.shares import Shares, shares_of
 from klrp.tracing import first_line
 
-EXACT = (
-    2.0**53
-)  # below it float64 holds every integer; a sum that arrives there may have been rounded
+# Below it float64 holds every integer; a sum that arrives there may have been rounded.
+EXACT = 2.0**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +140,7 @@ def explain(
         return _without_samples(
             explain(model, blank, keep=keep, memory=memory, **settings), target, start
         )
-    plan = _plan(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
+    plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
     network, everything = plan.network, isinstance(keep, str) and keep == "all"
     arriving = {network.output: plan.first.reshape(*network.output_shape, *semiring.shape)}
     maps, balances, largest = {"output": plan.first}, {}, 0.0
@@ -217,7 +216,7 @@ def kernel_for(
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
         {'linear': 'blocked'}
     """
-    plan = _plan(
+    plan = plan_for(
         model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory
     )
     return {
@@ -228,32 +227,7 @@ def kernel_for(
     }
 
 
-class _Plan(NamedTuple):
-    """All that is decided before relevance moves."""
-
-    network: Trace
-    semiring: Semiring
-    decided: Assignment
-    target: Tensor
-    first: Tensor
-    wanted: set[str]
-    memory: int
-
-
-def _plan(
-    model: Any, inputs: Any, target: Any, semiring: Semiring, composite: Any, rule: Any, theta: Any, start: Any,
-    keep: Any, memory: Any,
-) -> _Plan:  # fmt: skip
-    check_inputs(inputs)
-    _check_memory(memory)
-    network = trace(model, inputs)
-    decided = assign(network.steps, _composite(composite, rule, theta), semiring)
-    target = _targets(target, network.logits)
-    first = _start(start, semiring, target, network.logits)
-    return _Plan(network, semiring, decided, target, first, _wanted(keep, network.steps), memory)
-
-
-def _pass_down(step: Step, r: Tensor, plan: _Plan) -> tuple[Shares | None, list[Tensor]]:
+def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[Shares | None, list[Tensor]]:
     """What a step hands to each of its sources; its shares too, if it takes some."""
     if step.name not in plan.decided:
         return None, list(step.operation.hand_down(r, plan.semiring))
@@ -267,7 +241,7 @@ def _pass_down(step: Step, r: Tensor, plan: _Plan) -> tuple[Shares | None, list[
 
 
 @contextmanager
-def _about(step: Step, plan: _Plan) -> Iterator[None]:
+def _about(step: Step, plan: Plan) -> Iterator[None]:
     """Errors from inside a step say which step it was, and under which settings."""
     settings = "".join(
         f", {what} {value!r}"
@@ -290,106 +264,6 @@ def _about(step: Step, plan: _Plan) -> Iterator[None]:
         ) from error
 
 
-# --- what the arguments mean ----------------------------------------------------------------------------
-
-
-def _check_memory(memory: Any) -> None:
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
-        raise KlrpError.value(
-            f"memory: got {memory!r}; expected a number of bytes above 0, such as 64 << 20."
-        )
-
-
-def _composite(composite: Composite | None, rule: Rule | None, theta: Theta | None) -> Composite:
-    if composite is None:
-        check_rule(rule, "rule")
-        if rule is not None and rule.pools:
-            raise KlrpError.value(
-                "rule: as_average() is for max-pools alone; put it in a klrp.Composite."
-            )
-        return Composite([(ANY, rule, theta)])
-    if not isinstance(composite, Composite):
-        raise KlrpError.type(
-            f"composite: got {type(composite).__name__}; expected a klrp.Composite."
-        )
-    if rule is not None or theta is not None:
-        raise KlrpError.value(
-            "composite: it was given together with rule or theta. Put them in its last row: (klrp.ANY, rule, theta)."
-        )
-    return composite
-
-
-def _targets(target: Any, logits: Tensor) -> Tensor:
-    """The explained classes [N]."""
-    n, classes = logits.shape
-    if target is None:
-        return logits.argmax(1)
-    if hasattr(target, "__index__") and not isinstance(target, bool | Tensor):
-        target = operator.index(target)
-        _check_class(target, classes)
-        target = torch.full((n,), target)
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
-        raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.")
-    if tuple(target.shape) != (n,):
-        raise KlrpError.value(
-            f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},)."
-        )
-    target = target.to(logits.device, torch.int64)
-    for wrong in target[(target < 0) | (target >= classes)].tolist():
-        _check_class(wrong, classes)
-    return target
-
-
-def _check_class(target: int, classes: int) -> None:
-    if not 0 <= target < classes:
-        raise KlrpError.value(
-            f"target: class {target} is out of range; the network has {classes} logits, 0 to {classes - 1}."
-        )
-
-
-def _start(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -> Tensor:
-    """The relevance of the logits [N, C, *shape]."""
-    shape = (*logits.shape, *semiring.shape)
-    dtype = semiring.dtype_for(logits.dtype)
-    if isinstance(start, Tensor):
-        if tuple(start.shape) != shape:
-            raise KlrpError.value(
-                f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape]."
-            )
-        return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
-    if start not in ("one", "logit"):
-        raise KlrpError.value(
-            f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.'
-        )
-    if start == "logit" and semiring is not REAL:
-        raise KlrpError.value(
-            f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '
-            f"its elements {shape}."
-        )
-    chosen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, targets[:, None], True)
-    one, zero = (semiring.full((), which, logits) for which in ("one", "zero"))
-    one = logits if start == "logit" else one
-    return torch.where(chosen.reshape(*logits.shape, *(1,) * len(semiring.shape)), one, zero)
-
-
-def _wanted(keep: Any, steps: Iterable[Step]) -> set[str]:
-    """The names of the steps whose maps are kept, "output" and "input" among them."""
-    aliases = {alias: step.name for step in steps for alias in step.aliases}
-    names = {"output", "input", *(step.name for step in steps)}
-    if isinstance(keep, str) and keep == "all":
-        return names
-    if not isinstance(keep, str | Iterable):
-        raise KlrpError.type(f'keep: got {keep!r}; expected "all", "input" or names of steps.')
-    if isinstance(keep, str):
-        keep = [keep]
-    wanted = {aliases.get(name, name) for name in keep}
-    if unknown := sorted(map(str, wanted - names)):
-        raise KlrpError.value(
-            f"keep: there is no step {', '.join(unknown)}. The steps are: {', '.join(sorted(names | set(aliases)))}."
-        )
-    return wanted
-
-
 def _largest(r: Tensor, semiring: Semiring) -> float:
     """The largest count, where counts are floats."""
     return float(r.amax()) if semiring is COUNTING and r.numel() else 0.0
@@ -397,8 +271,8 @@ def _largest(r: Tensor, semiring: Semiring) -> float:
 
 def _without_samples(relevance: Relevance, target: Any, start: Any) -> Relevance:
     """The Relevance of an empty batch, from that of one sample; its arguments are checked all the same."""
-    targets = _targets(target, relevance.logits[:0])
-    _start(start, relevance.semiring, targets, relevance.logits[:0])
+    targets = targets_for(target, relevance.logits[:0])
+    start_for(start, relevance.semiring, targets, relevance.logits[:0])
     balances = relevance.balances
     if balances is not None:
         balances = {name: Balance(*(v[:0] for v in entry)) for name, entry in balances.items()}
