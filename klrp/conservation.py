@@ -9,8 +9,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from klrp.errors import KlrpError
 from klrp.operations import Layer, Move
-from klrp.semirings import Semiring
+from klrp.semirings import (
+    BOOLEAN,
+    COUNTING,
+    COUNTING_INT,
+    FUZZY,
+    LOG,
+    LUKASIEWICZ,
+    MAX_PLUS,
+    TROPICAL,
+    VITERBI,
+    Semiring,
+)  # fmt: skip
 from klrp.shares import Shares
 from klrp.tables import Table
 
@@ -44,6 +56,10 @@ class Conservation(Mapping[str, Balance | Total]):
     entries: Mapping[str, Balance | Total]
 
     def __getitem__(self, name: str) -> Balance | Total:
+        if name not in self.entries:
+            raise KlrpError.key(
+                f"step: no account of {name!r}. There are: {', '.join(self.entries)}."
+            )
         return self.entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -101,21 +117,21 @@ def _sum(x: Tensor) -> Tensor:
 
 
 _MEANINGS = {
-    "boolean": "whether any neuron of the map is relevant",
-    "counting": "the number of relevant paths from the output to the map",
-    "counting_int": "the number of relevant paths from the output to the map",
-    "viterbi": "the weight of the best path from the output to the map",
-    "max_plus": "the log weight of the best path from the output to the map",
-    "tropical": "the cost of the cheapest path from the output to the map",
-    "log": "the log of the summed weights of all paths from the output to the map",
-    "fuzzy": "the strength of the best path from the output to the map, by its weakest share",
-    "lukasiewicz": "the truth of the best path from the output to the map",
+    BOOLEAN: "whether any neuron of the map is relevant",
+    COUNTING: "the number of relevant paths from the output to the map",
+    COUNTING_INT: "the number of relevant paths from the output to the map",
+    VITERBI: "the weight of the best path from the output to the map",
+    MAX_PLUS: "the log weight of the best path from the output to the map",
+    TROPICAL: "the cost of the cheapest path from the output to the map",
+    LOG: "the log of the summed weights of all paths from the output to the map",
+    FUZZY: "the strength of the best path from the output to the map, by its weakest share",
+    LUKASIEWICZ: "the truth of the best path from the output to the map",
 }
 
 
 def totals(maps: Mapping[str, Tensor], semiring: Semiring) -> Conservation:
     """The ⊕ over the neurons of each map [N, *shape]; no semiring but the reals need conserve it."""
-    meaning = _MEANINGS.get(semiring.name, "the ⊕ over the neurons of the map")
+    meaning = _MEANINGS.get(semiring, "the ⊕ over the neurons of the map")
     rank = len(semiring.shape)
     flat = {name: r.flatten(1, r.ndim - 1 - rank) for name, r in maps.items()}
     return Conservation({name: Total(semiring.sum(r, 1), meaning) for name, r in flat.items()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Conversion:
     apply: Callable[[Tensor, Semiring], Tensor]
     safe: bool = False
     identical: bool = False
-    fit: Callable[[Stream, int], Conversion] | None = None
+    fit: Callable[[Stream, int, torch.dtype], Conversion] | None = None
 
     def __call__(self, d: Tensor, semiring: Semiring) -> Tensor:
         return self.apply(d, semiring)
@@ -157,19 +158,18 @@ def mass(f: float) -> Conversion:
             "theta: mass() needs the shares of a whole layer; klrp.explain fits it."
         )
 
-    return Conversion(
-        f"mass({f:g})", unfitted, safe=True, fit=lambda shares, n: _fit_mass(f, shares, n)
-    )
+    return Conversion(f"mass({f:g})", unfitted, safe=True, fit=partial(_fit_mass, f))
 
 
-def _fit_mass(f: float, shares: Stream, n: int) -> Conversion:
+def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Conversion:
     """Find θ exactly by its bits: positive floats are ordered as the integers with the same bits.
 
     Each pass over the shares settles the next bits: it adds up the shares by the value of these bits,
     among those whose higher bits are the ones already found.
     """
     above, target, found = torch.zeros(n, 1), None, torch.zeros(n, 1, dtype=torch.int64)
-    for shift, width in _DIGITS:
+    digits = _DIGITS if dtype == torch.float64 else _DIGITS_OF_FLOAT32
+    for shift, width in digits:
         sums = torch.zeros(n, 1 << width, dtype=torch.float64)
         for d, relevant in shares():
             bits = d.double().contiguous().view(torch.int64).flatten(1)
@@ -186,6 +186,7 @@ def _fit_mass(f: float, shares: Stream, n: int) -> Conversion:
         last = enough.int().cumsum(1).argmax(1, keepdim=True)  # the largest digit that suffices
         above = at_least.gather(1, last) - sums.gather(1, last)
         found = (found << width) | last
+    found = found << digits[-1][0]
     theta = torch.where(target > 0, found.view(torch.float64), math.inf)
 
     def apply(d: Tensor, semiring: Semiring) -> Tensor:
@@ -194,5 +195,6 @@ def _fit_mass(f: float, shares: Stream, n: int) -> Conversion:
     return Conversion(f"mass({f:g})", apply, safe=True)
 
 
-# The bits of a float64, from the sign down, in digits of (shift, width); float32 shares use the first 35.
+# The bits of a float64, from the sign down, in digits of (shift, width); what was a float32 ends early.
 _DIGITS = ((52, 12), (41, 11), (30, 11), (20, 10), (10, 10), (0, 10))
+_DIGITS_OF_FLOAT32 = ((52, 12), (41, 11), (29, 12))

@@ -4,8 +4,8 @@
 class KlrpError(Exception):
     """An error the caller can mend: it names the argument, what came, what was expected, what to do.
 
-    Raise it as ``KlrpError.value(...)`` or ``KlrpError.type(...)`` where the built-in exception of that
-    kind is what a Python user would catch; both are subclasses of ``KlrpError``.
+    Raise it as ``KlrpError.value(...)``, ``.type(...)`` or ``.key(...)`` where the built-in exception of that
+    kind is what a Python user would catch; all are subclasses of ``KlrpError``.
     """
 
     @staticmethod
@@ -16,6 +16,10 @@ class KlrpError(Exception):
     def type(message: str) -> "KlrpError":
         return KlrpTypeError(message)
 
+    @staticmethod
+    def key(message: str) -> "KlrpError":
+        return KlrpKeyError(message)
+
 
 class KlrpValueError(KlrpError, ValueError):
     """A value outside what is expected."""
@@ -23,3 +27,9 @@ class KlrpValueError(KlrpError, ValueError):
 
 class KlrpTypeError(KlrpError, TypeError):
     """An object of another type than what is expected."""
+
+
+class KlrpKeyError(KlrpError, KeyError):
+    """A name that a mapping does not have."""
+
+    __str__ = Exception.__str__  # KeyError would print the message in quotes

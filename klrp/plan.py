@@ -74,8 +74,14 @@ def targets_for(target: Any, logits: Tensor) -> Tensor:
     n, classes = logits.shape
     if target is None:
         return logits.argmax(1)
-    if hasattr(target, "__index__") and not isinstance(target, bool | Tensor):
-        target = operator.index(target)
+    if not isinstance(target, bool | Tensor):
+        try:
+            target = operator.index(target)
+        except TypeError:
+            hint = " Use torch.as_tensor(target)." if hasattr(target, "__len__") else ""
+            raise KlrpError.type(
+                f"target: got {target!r}; expected an int, a LongTensor [N], or None.{hint}"
+            ) from None
         _check_class(target, classes)
         target = torch.full((n,), target)
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:

@@ -52,8 +52,11 @@ class Relevance(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         found = self.maps.get(self.aliases.get(name, name))
         if found is None:
-            raise _NoSuchStep(self._missing(name))
+            raise KlrpError.key(self._missing(name))
         return found
+
+    # Maps are tensors: two explanations are the same only if they are one object.
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)
@@ -84,12 +87,6 @@ class Relevance(Mapping[str, Tensor]):
         if self.balances is None:
             raise KlrpError.value('keep: conservation() needs every map; explain with keep="all".')
         return Conservation(self.balances)
-
-
-class _NoSuchStep(KlrpError, KeyError):
-    """A step name that a Relevance does not have; also a KeyError, as a Mapping must raise."""
-
-    __str__ = Exception.__str__
 
 
 @torch.no_grad()
@@ -227,16 +224,23 @@ def kernel_for(
     }
 
 
-def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[Shares | None, list[Tensor]]:
-    """What a step hands to each of its sources; its shares too, if it takes some."""
+def shares_at(step: Step, plan: Plan) -> Shares | None:
+    """The shares of a step that takes some."""
     if step.name not in plan.decided:
-        return None, list(step.operation.hand_down(r, plan.semiring))
-    rule, theta = plan.decided[step.name]
+        return None
     layer = step.operation
     if isinstance(layer, Winner):
         layer = layer.average(step.value.dtype)
     activations = [plan.network.value(source) for source in step.sources]
-    shares = shares_of(layer, rule, activations, plan.memory)
+    return shares_of(layer, plan.decided[step.name][0], activations, plan.memory)
+
+
+def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[Shares | None, list[Tensor]]:
+    """What a step hands to each of its sources; its shares too, if it takes some."""
+    shares = shares_at(step, plan)
+    if shares is None:
+        return None, list(step.operation.hand_down(r, plan.semiring))
+    theta = plan.decided[step.name][1]
     return shares, contraction.contract(shares, r, theta, plan.semiring, plan.memory)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -56,8 +56,13 @@ class Semiring:
     fused: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+        object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "domain", tuple(self.domain))
+        if len(self.domain) != 2 or not self.domain[0] <= self.domain[1]:
+            raise KlrpError.value(
+                f"Semiring {self.name!r}: domain is {self.domain}; expected (low, high) with low <= high."
+            )
         if self.score is None:
             object.__setattr__(self, "score", self._first_component)
         for field in ("zero", "one"):
@@ -74,6 +79,12 @@ class Semiring:
 
     def __repr__(self) -> str:
         return f"<Semiring {self.name}>"
+
+    def __reduce__(self) -> tuple:
+        """A shipped semiring is copied and pickled as itself, by its name."""
+        if SEMIRINGS.get(self.name) is self:
+            return find_semiring, (self.name,)
+        return Semiring, tuple(getattr(self, f.name) for f in fields(self))
 
     def _first_component(self, x: Tensor) -> Tensor:
         first = x[(..., *(0,) * len(self.shape))]
@@ -270,7 +281,7 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
         members.reshape(*(m if axis == i else 1 for i in range(3)), *shape).expand(m, m, m, *shape)
         for axis in range(3)
     )
-    for law, left, right in _laws(semiring, x, y, z):
+    for law, left, right in _computed(_laws(semiring, x, y, z), semiring):
         if left.shape != x.shape:
             law = f"{law} (it returned the shape {tuple(left.shape)} for {tuple(x.shape)})"
             fails = torch.ones(m, m, m, dtype=torch.bool)
@@ -281,6 +292,19 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
         where = fails.nonzero()
         if len(where):
             raise _law_error(semiring, law, [members[i].tolist() for i in where[0, :3]])
+
+
+def _computed(laws: Iterator, semiring: Semiring) -> Iterator:
+    """The laws one by one; what add or mul raise becomes a KlrpError."""
+    try:
+        yield from laws
+    except KlrpError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise KlrpError.value(
+            f"semiring {semiring.name!r}: add or mul failed with {type(error).__name__}: {error}. add(x, dim) "
+            f"reduces one axis of a tensor to a tensor, such as x.sum(dim); mul(x, y) multiplies two tensors."
+        ) from error
 
 
 def _laws(

@@ -173,6 +173,25 @@ def products(
             yield tap, product
 
 
+def edges(shares: Shares) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Every connected pair of the first sample, tap by tap: (source, j, k, d_jk), the last three [m].
+
+    j and k are flat indices of the source's input and of the output.
+    """
+    parts = [(p.scale, p.alphas, p.omegas, p.divisor) for p in shares.parts]
+    layer, whole = shares.layer, slice(None)
+    above = torch.arange(math.prod(layer.output[1:])).reshape(1, *layer.output[1:])
+    for tap in layer.taps():
+        inputs = layer.inputs[tap.source][1:]
+        below = torch.arange(math.prod(inputs)).reshape(1, *inputs)
+        product = _product(tap, parts, slice(0, 1))
+        n, g, k, j, p = product.sizes
+        at_j = tap.lower(below).expand(n, g, j, *product.positions).reshape(n, g, 1, j, p)
+        at_k = tap.upper(above).expand(n, g, k, *product.positions).reshape(n, g, k, 1, p)
+        d = product.d(whole, whole, whole, whole)
+        yield tap.source, at_j.expand_as(d).flatten(), at_k.expand_as(d).flatten(), d.flatten()
+
+
 def _product(
     tap: Tap, parts: list[tuple], samples: slice, r: Tensor | None = None, rank: int = 0
 ) -> Product:

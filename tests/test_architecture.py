@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "klrp"
 # Each module imports only from those before it.
 ORDER = """
 errors tables semirings conversions rules operations meanings tracing graph composites shares
-kernels kernels.gradient kernels.blocked contraction conservation plan relevance
+kernels kernels.gradient kernels.blocked contraction conservation plan relevance symbolic
 data models plot widgets
 """.split()
 

@@ -37,6 +37,7 @@ def contract(
             chosen = theta.fit(
                 lambda samples=samples: _stream(shares, r, semiring, samples, edges),
                 samples.stop - samples.start,
+                example.dtype,
             )
         for tap, product in products(shares, r, semiring, samples, skip):
             below = _below(product, chosen, semiring, edges)
@@ -77,8 +78,8 @@ def _elements(d: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
 def _stream(
     shares: Shares, r: Tensor, semiring: Semiring, samples: slice, edges: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every share into a relevant neuron, block by block, with the mask that says which are."""
-    for _, product in products(shares, r, semiring, samples, False):
+    """The shares into relevant neurons, zeros left out, in blocks with the mask that says which are."""
+    for _, product in products(shares, r, semiring, samples, shares.zero_to_zero):
         for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
             for at_k in at_ks:
                 d = product.d(at_g, at_k, at_j, at_p)
