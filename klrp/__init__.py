@@ -50,3 +50,7 @@ def __getattr__(name: str) -> Any:
     if name in _ON_USE:
         return import_module(f"klrp.{name}")
     raise AttributeError(f"module 'klrp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

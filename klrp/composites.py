@@ -37,7 +37,11 @@ __all__ = ["ADD", "ANY", "FIRST", "Composite"]
 
 
 class FIRST:
-    """Selects each layer that takes shares and that the input reaches without crossing another."""
+    """Selects each layer that takes shares and that the input reaches without crossing another.
+
+    A network that shifts and scales its input by constants is looked through: the layer behind them is
+    the first, and bounds of ``zbox`` are those of what arrives there.
+    """
 
 
 class ANY:

@@ -147,7 +147,7 @@ def mass(f: float) -> Conversion:
     :math:`\sum_{d_{jk} ≥ θ} d_{jk} ≥ f \sum_{d_{jk} > 0} d_{jk}`, over the connected pairs whose upper
     neuron is relevant (R_k is not zero). Then Θ(d) = 1 if d ≥ θ else 0. ``f`` lies in (0, 1]. A larger f
     may relieve a neuron: it adds relevant neurons above, and with them new shares. It reads all shares a
-    few times over, so it takes several times as long as a fixed threshold.
+    few times over, and takes ten times as long as a fixed threshold or more.
     """
     f = _number(f, "mass")
     if not 0 < f <= 1:

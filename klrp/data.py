@@ -132,6 +132,10 @@ def imagenet_normalise(x: Tensor) -> Tensor:
     Example:
         >>> logits = network(klrp.data.imagenet_normalise(klrp.data.photo("flower").image))
     """
+    if not isinstance(x, Tensor):
+        raise KlrpError.type(
+            f"imagenet_normalise: got {type(x).__name__}; give a tensor, such as photo.image."
+        )
     if not x.is_floating_point():
         raise KlrpError.type(f"imagenet_normalise: x is {x.dtype}; give floats in [0, 1].")
     if x.ndim < 3 or x.shape[-3] != 3:

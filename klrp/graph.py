@@ -210,26 +210,63 @@ class _Run:
                 self.live[node] = Live(self.live[node].source, value, pool=True)
 
     def _without_rule(self, node: fx.Node) -> KlrpError:
-        what, like = node.target, "torch.relu"
-        if node.op == "call_module":
-            what, like = type(self.network.modules[node.target]), "torch.nn.ReLU"
-        name = getattr(what, "__name__", repr(what))
-        like = like if node.op != "call_method" else "'relu'"
-        return KlrpError.value(
-            f"model: {self._describe(node)} has no rule. If relevance passes through it unchanged, or it behaves "
-            f"like an operation that klrp knows, say so: klrp.register({name}, like={like})."
+        module = node.op == "call_module"
+        what = type(self.network.modules[node.target]) if module else node.target
+        name, home = getattr(what, "__name__", repr(what)), getattr(what, "__module__", None)
+        if not module and not isinstance(what, str):  # built-in functions of torch name no home
+            name = f"{'operator' if home == '_operator' else home or 'torch'}.{name}"
+        like = "torch.nn.ReLU" if module else "torch.relu" if callable(what) else "'relu'"
+        inside = list(node.meta.get("nn_module_stack", {}).values())
+        owner = inside[-1][1] if inside and not module else None
+        hint = (
+            f", or the whole of {getattr(owner, '__name__', owner)}, the module it is in"
+            if owner
+            else ""
         )
+        return KlrpError.value(
+            f"model: {self._describe(node)} has no rule. If it acts on each neuron by itself, as an activation does, "
+            f"say so: klrp.register({name}, like={like}){hint}. Otherwise klrp cannot explain this network yet."
+        )
+
+    def _verify(
+        self, node: fx.Node, operation: Operation, sources: list[Live], value: Tensor
+    ) -> None:
+        """A KlrpError if what was registered computes something else than what it was said to be like."""
+        if isinstance(operation, Pass):
+            x = sources[0].value
+            fits = value.shape == x.shape
+            if fits:  # an activation leaves a neuron alone when only the others change
+                others = torch.arange(x.numel(), device=x.device).reshape(x.shape) % 2 == 1
+                source = next(n for n in node.all_input_nodes if n in self.live)
+                moved = self._taken(node, source)(x + others.to(x.dtype))
+                fits = torch.allclose(
+                    moved[~others], value[~others], rtol=1e-3, atol=1e-5, equal_nan=True
+                )
+        elif isinstance(operation, Layer):
+            z = operation.linear([live.value for live in sources], operation.weights)
+            z = z if operation.bias is None else z + operation.bias
+            fits = z.shape == value.shape and torch.allclose(
+                z, value, rtol=1e-3, atol=1e-3 * float(value.abs().amax())
+            )
+        else:
+            return
+        if not fits:
+            raise KlrpError.value(
+                "it was registered like something that computes something else; it has no rule"
+            )
 
     def _step(self, node: fx.Node, entry: Entry, value: Tensor) -> None:
         try:
             operation, sources = self._build(node, entry, value)
+            if entry.registered:
+                self._verify(node, operation, sources, value)
         except KlrpError as error:
             text = f"{str(error).rstrip('.')}."
             about_inputs = text.startswith("inputs:")
             raise KlrpError.value(
                 text if about_inputs else f"model: {self._describe(node)}: {text}"
             ) from None
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, RuntimeError) as error:
             raise KlrpError.value(
                 f"model: {self._describe(node)} is called in a way that has no rule: {first_line(error)} Call it as "
                 f"its documentation does."

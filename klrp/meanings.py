@@ -310,7 +310,8 @@ REARRANGE = object()  # replayed on the indices of the input's neurons
 CONSTANTS = {f"{n}_like" for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
 CONSTANTS |= {f"new_{n}" for n in ("zeros", "ones", "full", "empty", "tensor")}
 _EXPLAIN_LOGITS = (
-    "it squashes the scores: explain the logits, the values before it, and leave it out"
+    "no rule takes relevance through it. At the end of a network leave it out and explain the logits, the values "
+    "before it; a gate inside a network cannot be explained yet"
 )
 
 
@@ -318,6 +319,7 @@ class Entry(NamedTuple):
     kind: type
     build: Any
     arguments: Callable[[nn.Module], tuple] = lambda m: ()
+    registered: bool = False
 
 
 # Module types with the name of their function: relevance passes through the first kind unchanged.
@@ -441,6 +443,9 @@ def register(
 ) -> None:
     """Treat a module type, a function or a tensor method as another that klrp knows.
 
+    When a network is explained, what was registered is compared with what it computes: an activation has
+    to act on each neuron by itself, a layer to be the linear map of its ``weight`` and ``bias``.
+
     Args:
         target: what to register: a module type (which then is one step), a function, or a method's name.
         like: what it behaves like, of the same kind; ``torch.nn.Identity`` for an activation that hands
@@ -456,7 +461,11 @@ def register(
             f"like: got {like!r}; expected an operation of the same kind as {target!r} that klrp knows, such as "
             f"torch.nn.ReLU for a module or torch.relu for a function."
         )
-    table[target] = known
+    if target in table and not table[target].registered:
+        raise KlrpError.value(
+            f"target: klrp knows {target!r} already; give your own first, then like=."
+        )
+    table[target] = known._replace(registered=True)
 
 
 def find_module(kind: type) -> Entry | None:

@@ -247,7 +247,7 @@ def panel(
     """Maps side by side: torch.bool in two colours, the others as heat maps.
 
     Args:
-        maps: n maps, as in `heatmap`, or functions that draw on axes, for instance a photograph:
+        maps: n maps, as in `heatmap`; photographs of klrp.data.photo; or functions that draw on axes:
             ``lambda ax: plot.image(x, ax)``.
         titles, alts: n of them; the alternative texts are the titles by default.
         columns: how many maps stand in a row, by default at most five.
@@ -268,7 +268,8 @@ def panel(
             f"maps, titles, alts: got {len(maps)}, {len(titles)} and {len(alts)} of them; expected "
             "the same number of each, at least one. Give every map one title."
         )
-    items = [m if callable(m) else _as_map(m, channels, index) for m in maps]
+    items = [partial(image, m) if hasattr(m, "image") else m for m in maps]
+    items = [m if callable(m) else _as_map(m, channels, index) for m in items]
     tensors = [m for m in items if torch.is_tensor(m)]
     shared = max((_limit(m) for m in tensors if m.dtype != torch.bool), default=None)
     each = dict(limit=shared if share_scale else None, colorbar=colorbar and not share_scale)
@@ -443,7 +444,8 @@ def _as_map(map: Any, channels: str | None, index: int = 0) -> Tensor:
 
 
 def _as_picture(x: Any, argument: str) -> Tensor:
-    """A picture as matplotlib takes it: [H, W] or [H, W, 3], float64 in [0, 1]."""
+    """A picture as matplotlib takes it: [H, W] or [H, W, 3], float64 in [0, 1]; x may be a data.Photo."""
+    x = x.image[0] if hasattr(x, "image") else x
     x = torch.as_tensor(x).detach().cpu().to(torch.float64)
     shape = tuple(x.shape)
     if x.ndim == 3 and len(x) in (1, 3):

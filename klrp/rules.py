@@ -152,7 +152,8 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     """z^B for inputs in [low, high]: pairs (x, w), (−low, w⁺), (−high, w⁻), without bias.
 
     ``low`` and ``high`` are numbers or tensors that broadcast to one input, [C, 1, 1] for a picture's
-    channels. For the first layers only (Montavon et al. 2017).
+    channels. For the first layers only (Montavon et al. 2017). Inputs outside the bounds are not refused;
+    their shares are no longer all of one sign.
     """
     try:
         low, high = (torch.as_tensor(v).detach() for v in (low, high))
@@ -180,11 +181,10 @@ def _shape_or_value(x: object) -> str:
 
 
 def _short(x: Tensor) -> str:
-    return (
-        str(x.tolist())
-        if x.numel() <= 3
-        else f"{tuple(x.shape)} from {float(x.min()):g} to {float(x.max()):g}"
-    )
+    if x.numel() > 3:
+        return f"{tuple(x.shape)} from {float(x.min()):g} to {float(x.max()):g}"
+    numbers = ", ".join(f"{v:g}" for v in x.flatten().tolist())
+    return f"[{numbers}]" if x.ndim else numbers
 
 
 def flat() -> Rule:

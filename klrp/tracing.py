@@ -44,7 +44,8 @@ def network_of(model: nn.Module) -> Network:
     """Trace ``model``; a KlrpError says why where it cannot be."""
     if not isinstance(model, nn.Module):
         raise KlrpError.type(f"model: got {type(model).__name__}; expected a torch.nn.Module.")
-    shadow, changing = _shadow(model)
+    root = find_module(type(model))
+    shadow, changing = _shadow(_Whole(model) if root is not None and root.registered else model)
     traced = fx.GraphModule(shadow, _fx_graph(shadow))
     modules = dict(shadow.named_modules(remove_duplicate=False))
     nodes = tuple(traced.graph.nodes)
@@ -60,6 +61,17 @@ def network_of(model: nn.Module) -> Network:
         return getattr(interpreter, node.op)(node.target, args, kwargs)
 
     return Network(nodes, modules, call, frozenset(needed), in_place)
+
+
+class _Whole(nn.Module):
+    """A network that is one registered module: so that it is called, not taken apart."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
 
 
 def _shadow(model: nn.Module) -> tuple[nn.Module, set[int]]:
@@ -120,7 +132,12 @@ class _Tracer(fx.Tracer):
 
 
 def _fx_graph(shadow: nn.Module) -> fx.Graph:
-    parameters = list(inspect.signature(shadow.forward).parameters.values())
+    try:
+        parameters = list(inspect.signature(shadow.forward).parameters.values())
+    except ValueError:
+        raise KlrpError.type(
+            f"model: {type(shadow).__name__} has no Python forward to trace. Give the network it was compiled from."
+        ) from None
     extra = [p for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     missing = [p.name for p in extra if p.default is p.empty]
     if missing:

@@ -197,3 +197,87 @@ def test_kernel_for_checks_what_explain_checks():
     with pytest.raises(klrp.KlrpError, match="start: got 'foo'"):
         klrp.kernel_for(nn.Linear(3, 2), torch.rand(1, 3), start="foo")
     assert klrp.kernel_for(nn.Linear(3, 2), torch.rand(1, 3)) == {"linear": "gradient"}
+
+
+class Square(nn.Module):
+    """x W, squarely: relevance does not pass through it unchanged."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 5))
+        self.register_buffer("bias", torch.zeros(5))
+
+    def forward(self, x):
+        return torch.sin(torch.einsum("nj,jk->nk", x, self.weight))
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    from klrp import meanings
+
+    monkeypatch.setattr(meanings, "MODULES", dict(meanings.MODULES))
+    monkeypatch.setattr(meanings, "FUNCTIONS", dict(meanings.FUNCTIONS))
+
+
+@pytest.mark.parametrize("like", [nn.ReLU, nn.Linear])
+def test_a_module_registered_as_what_it_is_not_is_refused(tables, like):
+    klrp.register(Square, like=like)
+    net = nn.Sequential(nn.Linear(5, 5), Square(), nn.Linear(5, 2))
+    with pytest.raises(klrp.KlrpError, match=r"1 \(Square\).*computes something else"):
+        klrp.explain(net, torch.randn(2, 5))
+
+
+def test_a_registered_activation_may_be_the_whole_network(tables):
+    klrp.register(Swish, like=nn.ReLU)
+    assert list(klrp.explain(Swish(), torch.randn(2, 5))) == ["output", "model", "input"]
+
+
+def test_what_klrp_knows_is_not_registered_anew(tables):
+    with pytest.raises(klrp.KlrpError, match="knows .*ReLU.* already"):
+        klrp.register(nn.ReLU, like=nn.GELU)
+
+
+def test_an_operation_inside_an_activation_names_the_module():
+    net = nn.Sequential(nn.Linear(5, 5), Swish(), nn.Linear(5, 2))
+    with pytest.raises(klrp.KlrpError, match="sigmoid.*no rule"):
+        klrp.explain(net, torch.randn(2, 5))
+
+
+class Centre(nn.Module):
+    def forward(self, x):
+        return torch.cumsum(x, 1)
+
+
+def test_a_function_without_a_rule_is_named_so_that_it_can_be_pasted():
+    net = nn.Sequential(nn.Linear(5, 5), Centre(), nn.Linear(5, 2))
+    with pytest.raises(
+        klrp.KlrpError, match=r"register\(torch\.cumsum, like=torch\.relu\).*whole of Centre"
+    ):
+        klrp.explain(net, torch.randn(2, 5))
+
+
+def test_a_relevance_can_be_copied_and_saved(tmp_path):
+    import copy
+    import pickle
+
+    relevance = klrp.explain(nn.Linear(3, 2), torch.randn(2, 3))
+    again = pickle.loads(pickle.dumps(relevance))
+    assert again.semiring is klrp.REAL and torch.equal(again.input, relevance.input)
+    assert copy.deepcopy(klrp.BOOLEAN) is klrp.BOOLEAN
+    assert relevance == relevance and relevance != again
+
+
+def test_an_add_that_check_laws_cannot_call_is_reported():
+    broken = klrp.Semiring("broken", 0.0, 1.0, torch.maximum, torch.mul)
+    with pytest.raises(klrp.KlrpError, match="add or mul failed.*x.sum"):
+        klrp.check_laws(broken, torch.tensor([0.5]))
+
+
+def test_a_list_of_targets_is_refused_with_the_way_out():
+    with pytest.raises(klrp.KlrpError, match=r"target: got \[0, 1\].*torch.as_tensor"):
+        klrp.explain(nn.Linear(3, 2), torch.randn(2, 3), [0, 1])

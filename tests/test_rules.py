@@ -93,7 +93,7 @@ def test_zbox_takes_bounds_for_each_channel():
         (lambda: rules.gamma(-0.1), "gamma: got g = -0.1"),
         (lambda: rules.alpha_beta(2, 2), "alpha - beta must be 1"),
         (lambda: rules.alpha_beta(0.5, -0.5), "alpha_beta: got beta = -0.5"),
-        (lambda: rules.zbox(1.0, 0.0), "zbox: got low = 1.0 above high = 0.0"),
+        (lambda: rules.zbox(1.0, 0.0), "zbox: got low = 1 above high = 0"),
         (lambda: rules.zbox(math.nan, 0.0), "zbox: got low = nan"),
         (lambda: conversions.threshold(math.nan), "threshold: got nan"),
         (lambda: conversions.threshold("1"), "threshold: got '1'"),
