@@ -185,7 +185,7 @@ def vgg16():
     return randomise(hollow(lambda: torchvision.models.vgg16(init_weights=False)), seed=5, bias=0.1)
 
 
-@pytest.mark.parametrize("size", [64, 112])
+@pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize(
     "ours, name, theirs",
     [
