@@ -72,7 +72,7 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
 
 
 def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
-    if semiring.dtype == torch.bool and not semiring.shape:
+    if semiring.dtype == torch.bool and semiring.zero is False and semiring.one is True:
         return mask
     one, zero = (semiring.full((), which, like) for which in ("one", "zero"))
     return torch.where(mask.reshape(*mask.shape, *(1,) * len(semiring.shape)), one, zero)

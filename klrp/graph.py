@@ -197,9 +197,8 @@ class _Run:
         if entry is None:
             raise self._without_rule(node)
         first = next(n for n in node.all_input_nodes if n in self.live)
-        if (
-            several and entry.build is REARRANGE
-        ):  # chunk and split: a piece becomes a step when it is taken
+        if several and entry.build is REARRANGE:
+            # chunk and split: a piece becomes a step when it is taken
             self.live[node] = Live(self.live[first].source, value, self._taken(node, first))
         elif self.live[first].pool and isinstance(value, Tensor):  # max-pool's (values, indices)[i]
             if value.is_floating_point():

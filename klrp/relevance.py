@@ -129,9 +129,8 @@ def explain(
         torch.Size([8, 3, 224, 224])
     """
     semiring = find_semiring(semiring)
-    if (
-        isinstance(inputs, Tensor) and inputs.ndim and not len(inputs)
-    ):  # for the shapes, a blank sample
+    if isinstance(inputs, Tensor) and inputs.ndim and not len(inputs):
+        # A blank sample gives the shapes.
         blank = inputs.new_zeros(1, *inputs.shape[1:])
         settings = {"semiring": semiring, "composite": composite, "rule": rule, "theta": theta}
         return _without_samples(

@@ -144,3 +144,13 @@ def test_a_number_is_no_element_of_a_semiring_with_axes():
         with pytest.raises(klrp.KlrpError, match="has the shape"):
             theta(D, pair)
     assert conversions.threshold(0.1)(D, pair).shape == (5, 2)
+
+
+def test_a_threshold_gives_the_elements_of_a_boolean_semiring_whose_zero_is_true():
+    dual = klrp.Semiring(
+        "all", True, False, lambda x, dim: x.all(dim), torch.logical_or, (0, 1), dtype=torch.bool
+    )
+    klrp.check_laws(dual, torch.tensor([True, False]))
+    settings = {"rule": rules.epsilon(), "theta": conversions.threshold(0.1)}
+    for name, map in klrp.explain(NET, X, semiring=dual, **settings).items():
+        assert torch.equal(map, ~klrp.explain(NET, X, semiring="boolean", **settings)[name])
