@@ -75,7 +75,7 @@ def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
     if semiring.dtype == torch.bool and semiring.zero is False and semiring.one is True:
         return mask
     one, zero = (semiring.full((), which, like) for which in ("one", "zero"))
-    return torch.where(mask.reshape(*mask.shape, *(1,) * len(semiring.shape)), one, zero)
+    return torch.where(mask[(..., *(None,) * len(semiring.shape))], one, zero)
 
 
 def _number(value: float, what: str) -> float:

@@ -18,11 +18,13 @@ from klrp.errors import KlrpError
 EPOCHS = {"mnist": 1, "sklearn-digits": 30}
 
 
-def mlp(sizes: Sequence[int] = (784, 300, 100, 10), *, seed: int = 0) -> nn.Sequential:
+def mlp(
+    sizes: Sequence[int] = (784, 300, 100, 10), *, seed: int = 0, dtype: torch.dtype | None = None
+) -> nn.Sequential:
     """An untrained network Flatten, Linear, ReLU, Linear, ..., Linear with ``sizes`` neurons.
 
-    ``seed`` fixes the initial weights; the caller's random state stays as it is. A KlrpError says
-    that ``sizes`` are not two or more integers >= 1.
+    ``seed`` fixes the initial weights; the caller's random state stays as it is. ``dtype`` is that of the
+    weights, torch's default dtype unless it is given. A KlrpError says that ``sizes`` are not two or more integers >= 1.
 
     Example:
         >>> logits = klrp.models.mlp()(torch.rand(5, 1, 28, 28))  # [5, 10]
@@ -32,7 +34,7 @@ def mlp(sizes: Sequence[int] = (784, 300, 100, 10), *, seed: int = 0) -> nn.Sequ
     layers: list[nn.Module] = [nn.Flatten()]
     with _seeded(seed):
         for lower, upper in itertools.pairwise(sizes):
-            layers += [nn.Linear(lower, upper, device="cpu"), nn.ReLU()]
+            layers += [nn.Linear(lower, upper, device="cpu", dtype=dtype), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -128,7 +130,8 @@ def digit_mlp(
         )
     epochs = EPOCHS.get(digits.source, 1) if epochs is None else epochs
     images, labels = digits.train_images, digits.train_labels
-    return train(mlp(seed=seed), images, labels, epochs=epochs, seed=seed, progress=progress)
+    network = mlp(seed=seed, dtype=images.dtype)
+    return train(network, images, labels, epochs=epochs, seed=seed, progress=progress)
 
 
 @contextmanager

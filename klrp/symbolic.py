@@ -1,6 +1,6 @@
 """The same recursion over Python objects: formulas, polynomials, sets, or a class with + and * of its own.
 
-It walks edge by edge, for networks of up to a hundred thousand edges, one sample at a time. What it
+It walks edge by edge, one sample at a time, for layers of up to some hundred thousand edges. What it
 computes, klrp.explain computes for semirings over tensors, many thousand times as fast.
 """
 
@@ -24,7 +24,7 @@ from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring
 from klrp.shares import edges
 
-LARGEST = 200_000  # edges of a network that is still walked in seconds
+LARGEST = 200_000  # edges of a layer that is still walked in seconds
 
 
 class Edge(NamedTuple):

@@ -157,6 +157,17 @@ def test_digit_mlp_learns_the_embedded_digits():
     assert same(models.digit_mlp(d, seed=2, epochs=0), models.mlp(seed=2))
 
 
+def test_digit_mlp_follows_the_images_not_the_default_dtype():
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        network = models.digit_mlp(data.digits(), epochs=0)
+        assert network[1].weight.dtype == torch.float32
+        assert models.mlp((3, 2))[1].weight.dtype == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.mark.skipif(not MNIST.is_dir(), reason="KLRP_DATA holds no MNIST/raw")
 def test_digit_mlp_learns_mnist_in_one_epoch(monkeypatch):
     monkeypatch.setenv("KLRP_DATA", GIVEN)

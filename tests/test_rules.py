@@ -146,6 +146,11 @@ def test_a_number_is_no_element_of_a_semiring_with_axes():
     assert conversions.threshold(0.1)(D, pair).shape == (5, 2)
 
 
+def test_a_threshold_takes_a_single_share():
+    for value, expected in ((0.05, 0.0), (0.2, 1.0)):
+        assert conversions.threshold(0.1)(torch.tensor(value), klrp.COUNTING) == expected
+
+
 def test_a_threshold_gives_the_elements_of_a_boolean_semiring_whose_zero_is_true():
     dual = klrp.Semiring(
         "all", True, False, lambda x, dim: x.all(dim), torch.logical_or, (0, 1), dtype=torch.bool
