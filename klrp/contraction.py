@@ -5,22 +5,50 @@ from __future__ import annotations
 from torch import Tensor
 
 from klrp.conversions import Conversion
-from klrp.kernels import blocked, gradient
+from klrp.kernels import blocked, fused, gradient
+from klrp.operations import Layer
+from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring
-from klrp.shares import Shares
+from klrp.shares import Shares, active_pairs
 
 
-def kernel_name(theta: Conversion, semiring: Semiring) -> str:
-    """Which kernel a layer gets: "gradient" or "blocked"."""
-    if semiring is REAL and theta.identical:
-        return "gradient"
-    return "blocked"
+class Kernel(str):
+    """A kernel's name; ``why`` says why it is not a faster one, and is empty where there is none."""
+
+    why: str
+
+    def __new__(cls, name: str, why: str = "") -> Kernel:
+        kernel = super().__new__(cls, name)
+        kernel.why = why
+        return kernel
+
+    def __repr__(self) -> str:
+        return f"{str(self)!r} ({self.why})" if self.why else repr(str(self))
+
+
+def kernel_name(
+    layer: Layer, rule: Rule, activations: list[Tensor], theta: Conversion, semiring: Semiring
+) -> Kernel:
+    """Which kernel a layer gets: "gradient", "lists" or "blocked"."""
+    pairs = max(len(active_pairs(part, activations)) for part in rule.parts)
+    return _choose(layer, rule, pairs, theta, semiring)
 
 
 def contract(
     shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int
 ) -> list[Tensor]:
     """R_j for each input of the layer [N, *input, *shape], from R_k [N, *output, *shape]."""
-    if kernel_name(theta, semiring) == "gradient":
+    pairs = max(len(part.alphas) for part in shares.parts)
+    kernel = _choose(shares.layer, shares.rule, pairs, theta, semiring)
+    if kernel == "gradient":
         return gradient.contract(shares, r)
+    if kernel == "lists":
+        return fused.contract(shares, r, theta, semiring)
     return blocked.contract(shares, r, theta, semiring, memory)
+
+
+def _choose(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: Semiring) -> Kernel:
+    if semiring is REAL and theta.identical:
+        return Kernel("gradient")
+    why = fused.refusal(layer, rule, pairs, theta, semiring)
+    return Kernel("blocked", why) if why else Kernel("lists")

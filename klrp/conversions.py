@@ -25,14 +25,19 @@ class Conversion:
     """A Θ that knows the semiring: ``apply(d, semiring)`` maps shares [...] to elements [..., *shape].
 
     ``safe`` says that it gives nothing but the semiring's zero and one, so that no domain check is due.
-    ``identical`` says that it is d ↦ d. ``fit``, where it is there, chooses a Θ for each sample of a layer from all of the layer's shares.
+    ``form`` is the name that kernels know it by, with its number. ``fit``, where it is there, chooses a Θ for each sample of a layer from all of the layer's shares.
     """
 
     name: str
     apply: Callable[[Tensor, Semiring], Tensor]
     safe: bool = False
-    identical: bool = False
+    form: tuple[str, float] = ("", 0.0)
     fit: Callable[[Stream, int, torch.dtype], Conversion] | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether it is d ↦ d."""
+        return self.form[0] == "identity"
 
     def __call__(self, d: Tensor, semiring: Semiring) -> Tensor:
         return self.apply(d, semiring)
@@ -91,24 +96,28 @@ def identity() -> Conversion:
         _scalar_zero(semiring)
         return d
 
-    return Conversion("identity()", apply, identical=True)
+    return Conversion("identity()", apply, form=("identity", 0.0))
 
 
 def threshold(t: float) -> Conversion:
     """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
     t = _number(t, "threshold")
-    return Conversion(f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), safe=True)
+    return Conversion(
+        f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), True, ("threshold", t)
+    )
 
 
 def magnitude(t: float) -> Conversion:
     """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
     t = _number(t, "magnitude")
-    return Conversion(f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), safe=True)
+    return Conversion(
+        f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), True, ("magnitude", t)
+    )
 
 
 def positive() -> Conversion:
     """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
-    return Conversion("positive()", lambda d, k: _one_where(d > 0, k, d), safe=True)
+    return Conversion("positive()", lambda d, k: _one_where(d > 0, k, d), True, ("positive", 0.0))
 
 
 def keep(t: float) -> Conversion:
@@ -119,16 +128,19 @@ def keep(t: float) -> Conversion:
 
 def log() -> Conversion:
     """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return _logarithm("log()", 1)
+    return _logarithm("log", 1)
 
 
 def neglog() -> Conversion:
     """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return _logarithm("neglog()", -1)
+    return _logarithm("neglog", -1)
 
 
 def _logarithm(name: str, sign: int) -> Conversion:
-    return Conversion(name, lambda d, k: torch.where(d == 0, _scalar_zero(k), sign * d.log()))
+    def apply(d: Tensor, k: Semiring) -> Tensor:
+        return torch.where(d == 0, _scalar_zero(k), sign * d.log())
+
+    return Conversion(f"{name}()", apply, form=(name, 0.0))
 
 
 def _scalar_zero(semiring: Semiring) -> float:

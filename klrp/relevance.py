@@ -205,8 +205,9 @@ def kernel_for(
 ) -> dict[str, str]:
     """Which kernel each step would get from klrp.explain with the same arguments: {step: kernel}.
 
-    ``"gradient"`` and ``"blocked"`` are klrp.kernels; ``"move"`` is no kernel: relevance only moves. The
-    errors are those of klrp.explain.
+    ``"gradient"``, ``"lists"`` and ``"blocked"`` are kernels, the last one for any semiring; its ``why`` says what
+    keeps it from a faster one. ``"move"`` is no kernel: relevance only moves. The errors are those of
+    klrp.explain.
 
     Example:
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
@@ -216,9 +217,9 @@ def kernel_for(
         model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory
     )
     return {
-        step.name: contraction.kernel_name(plan.decided[step.name][1], plan.semiring)
+        step.name: contraction.kernel_name(*_layer_at(step, plan), plan.semiring)
         if step.name in plan.decided
-        else "move"
+        else contraction.Kernel("move")
         for step in plan.network.steps
     }
 

@@ -53,7 +53,8 @@ class Rule:
 
     ``normaliser`` is ``"sum"`` or ``"max"`` over the lower neurons; the stabiliser is
     :math:`ε_k = eps + std \\sqrt{mean z^2}` per sample, with the sign of z_k. ``first_only`` marks rules
-    for the layers at the input, ``pools`` the one that opens a max-pool.
+    for the layers at the input, ``pools`` the one that opens a max-pool, ``unit`` those whose shares all lie
+    in [0, 1].
     """
 
     name: str
@@ -63,6 +64,7 @@ class Rule:
     std: float = 0.0
     first_only: bool = False
     pools: bool = False
+    unit: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -128,7 +130,7 @@ _INHIBITING = ((_positive, _negative), (_negative, _positive))
 
 def zplus() -> Rule:
     """z⁺: shares of the positive contributions a⁺w⁺ + a⁻w⁻, with b⁺ in z (Montavon et al. 2017)."""
-    return Rule("zplus()", (Part(_EXCITING, bias=_positive),))
+    return Rule("zplus()", (Part(_EXCITING, bias=_positive),), unit=True)
 
 
 def alpha_beta(alpha: float, beta: float) -> Rule:
@@ -145,7 +147,8 @@ def alpha_beta(alpha: float, beta: float) -> Rule:
         Part(_EXCITING, bias=_positive, scale=alpha),
         Part(_INHIBITING, bias=_negative, scale=-beta),
     )
-    return Rule(f"alpha_beta({alpha:g}, {beta:g})", parts if beta else parts[:1])
+    name = f"alpha_beta({alpha:g}, {beta:g})"
+    return Rule(name, parts) if beta else Rule(name, parts[:1], unit=True)
 
 
 def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
@@ -189,12 +192,14 @@ def _short(x: Tensor) -> str:
 
 def flat() -> Rule:
     """Flat: every connected lower neuron gets the same share, d_jk = 1 / Σ_j 1 (Lapuschkin et al. 2019)."""
-    return Rule("flat()", (Part(((torch.ones_like, torch.ones_like),), zero_to_zero=False),))
+    part = Part(((torch.ones_like, torch.ones_like),), zero_to_zero=False)
+    return Rule("flat()", (part,), unit=True)
 
 
 def wsquare() -> Rule:
     """w²: d_jk = w_jk² / Σ_j w_jk², whatever the activations (Montavon et al. 2017)."""
-    return Rule("wsquare()", (Part(((torch.ones_like, torch.square),), zero_to_zero=False),))
+    part = Part(((torch.ones_like, torch.square),), zero_to_zero=False)
+    return Rule("wsquare()", (part,), unit=True)
 
 
 def max_share() -> Rule:
@@ -202,7 +207,7 @@ def max_share() -> Rule:
 
     The largest share is 1. The bias is no candidate for the maximum (Groudiev and Maniu 2024).
     """
-    return Rule("max_share()", (Part(((torch.abs, torch.abs),)),), normaliser="max")
+    return Rule("max_share()", (Part(((torch.abs, torch.abs),)),), normaliser="max", unit=True)
 
 
 def as_average() -> Rule:

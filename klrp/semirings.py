@@ -226,7 +226,9 @@ TROPICAL = Semiring("tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fu
 MAX_PLUS = Semiring("max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add")
 LOG = Semiring("log", -_inf, 0.0, lambda x, dim: x.logsumexp(dim), torch.add, fused="logsumexp,add")
 FUZZY = Semiring("fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min")
-LUKASIEWICZ = Semiring("lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1))
+LUKASIEWICZ = Semiring(
+    "lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded"
+)
 
 SEMIRINGS = {
     s.name: s

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from klrp.kernels import sparse
 from klrp.operations import Layer, Shape, Tap, fold
-from klrp.rules import Part, Rule
+from klrp.rules import Map, Part, Rule
 from klrp.semirings import Semiring
 
 # Edges in a block on a CPU: its temporaries then stay in the cache of one core.
@@ -36,6 +37,11 @@ class PartShares:
     divisor: Tensor
     total: Tensor
     bias: Tensor | None
+
+    def single(self) -> tuple[Tensor, Tensor]:
+        """α(a) and ω(w), where there is one pair and one input."""
+        ((alpha,),), ((omega,),) = self.alphas, self.omegas
+        return alpha, omega
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +71,18 @@ def shares_of(layer: Layer, rule: Rule, activations: list[Tensor], memory: int) 
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
 
+def active_pairs(part: Part, activations: list[Tensor]) -> list[tuple[tuple[Tensor, ...], Map]]:
+    """α(a) of each input, with ω, for the pairs that have any: behind a ReLU z⁺ is one product, not two."""
+    pairs = [(tuple(alpha(a) for a in activations), omega) for alpha, omega in part.pairs]
+    return [pair for pair in pairs if any(bool(x.any()) for x in pair[0])] or pairs[:1]
+
+
 def _part(
     layer: Layer, rule: Rule, part: Part, activations: list[Tensor], memory: int
 ) -> PartShares:
-    alphas = tuple(tuple(alpha(a) for a in activations) for alpha, _ in part.pairs)
-    omegas = tuple(tuple(omega(w) for w in layer.weights) for _, omega in part.pairs)
+    pairs = active_pairs(part, activations)
+    alphas = tuple(xs for xs, _ in pairs)
+    omegas = tuple(tuple(omega(w) for w in layer.weights) for _, omega in pairs)
     bias = None if part.bias is None or layer.bias is None else part.bias(layer.bias)
     if rule.normaliser == "max":
         total = _largest(layer, alphas, omegas, memory)
@@ -83,6 +96,8 @@ def _part(
 
 def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
     """z_k = max_j Σ_t α_t(a_j) ω_t(w_jk) over the connected pairs [N, *output], for terms from 0 up."""
+    if len(alphas) == 1 and not sparse.fits(layer, alphas[0][0].device):
+        return sparse.largest(layer, alphas[0][0], omegas[0][0])
     z = alphas[0][0].new_zeros(layer.output)
     edges = block_edges(memory, 4 * z.element_size(), z.device)
     for samples in sample_chunks(layer, edges):
