@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -74,11 +73,10 @@ def _conv(spatial: int) -> Callable:
             padding = 0 if padding == "valid" else padding
             pads = tuple((p, p) for p in _tuple(padding, spatial))
         windows = Windows(tuple(kernel), _tuple(stride, spatial), pads, dilation)
-        conv = Conv(
-            (weight,), _channels(bias, spatial), (tuple(x.value.shape),), (), windows, groups
-        )
-        output = conv.linear([x.value[:1]], [weight]).shape[1:]
-        return replace(conv, output=(x.value.shape[0], *output)), [x]
+        inputs = tuple(x.value.shape)
+        output = (inputs[0], len(weight), *windows.outputs(inputs[2:]))
+        conv = Conv((weight,), _channels(bias, spatial), (inputs,), output, windows, groups)
+        return conv, [x]
 
     return build
 

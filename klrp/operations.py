@@ -102,6 +102,19 @@ class Windows:
     padding: tuple[tuple[int, int], ...]
     dilation: Shape
 
+    def outputs(self, inputs: Shape) -> Shape:
+        """How many whole windows there are along each axis."""
+        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        padded = [i + sum(p) for i, p in zip(inputs, self.padding, strict=True)]
+        steps = zip(padded, spans, self.stride, strict=True)
+        return tuple((i - span) // step + 1 for i, span, step in steps)
+
+    @property
+    def apart(self) -> bool:
+        """Whether no two windows share a position."""
+        axes = zip(self.kernel, self.dilation, self.stride, strict=True)
+        return all(step >= (k - 1) * d + 1 for k, d, step in axes)
+
     def offsets(self, inputs: Shape, outputs: Shape) -> Iterator[tuple[Shape, tuple, tuple]]:
         """(offset in the kernel, slices of the input, slices of the output) that meet in it."""
         for offset in itertools.product(*(range(k) for k in self.kernel)):
@@ -267,6 +280,12 @@ class Winner(Move):
     def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
         """R_j = ⊕ of R_k over the windows that j wins."""
         spatial, ndim = self._spatial(), len(self.output)
+        if isinstance(self.windows, Windows) and self.windows.apart and not semiring.shape:
+            result = semiring.full(
+                (*self.input[:-spatial], math.prod(self.input[-spatial:])), "zero", r
+            )
+            result.scatter_(-1, self.indices.flatten(-spatial), r.flatten(-spatial))
+            return (result.reshape(self.input),)
         plane = torch.arange(math.prod(self.input[-spatial:]), device=r.device)
         plane = plane.reshape(*(1,) * (ndim - spatial), *self.input[-spatial:])
         result, zero = semiring.full(self.input, "zero", r), semiring.full((), "zero", r)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from klrp import contraction
 from klrp.composites import Composite
 from klrp.conservation import Balance, Conservation, balance, totals
-from klrp.conversions import Theta
+from klrp.conversions import Conversion, Theta
 from klrp.errors import KlrpError
 from klrp.graph import Step
-from klrp.operations import Winner
+from klrp.operations import Layer, Winner
 from klrp.plan import Plan, plan_for, start_for, targets_for
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
@@ -154,8 +154,9 @@ def explain(
             balances[step.name] = balance(step.operation, shares, r, passed, linear)
         largest = max(largest, _largest(r, semiring))
         if step.name in plan.wanted:
-            maps[step.name] = r
-    maps["input"] = arriving.get("input", semiring.full(tuple(inputs.shape), "zero", plan.first))
+            maps[step.name] = r.contiguous()  # a kernel may have its channels last
+    blank = semiring.full(tuple(inputs.shape), "zero", plan.first)
+    maps["input"] = arriving.get("input", blank).contiguous()
     exact = max(largest, _largest(maps["input"], semiring)) < EXACT
     maps = {name: r for name, r in maps.items() if name in plan.wanted}
     aliases = {alias: s.name for s in network.steps if s.name in maps for alias in s.aliases}
@@ -228,11 +229,17 @@ def shares_at(step: Step, plan: Plan) -> Shares | None:
     """The shares of a step that takes some."""
     if step.name not in plan.decided:
         return None
+    layer, rule, activations, _ = _layer_at(step, plan)
+    return shares_of(layer, rule, activations, plan.memory, step.value)
+
+
+def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Tensor], Conversion]:
+    """The layer of a step that takes shares, what it reads, and what was decided for it."""
     layer = step.operation
     if isinstance(layer, Winner):
         layer = layer.average(step.value.dtype)
-    activations = [plan.network.value(source) for source in step.sources]
-    return shares_of(layer, plan.decided[step.name][0], activations, plan.memory)
+    rule, theta = plan.decided[step.name]
+    return layer, rule, [plan.network.value(source) for source in step.sources], theta
 
 
 def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[Shares | None, list[Tensor]]:

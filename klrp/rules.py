@@ -46,6 +46,11 @@ class Part:
     scale: float = 1.0
     zero_to_zero: bool = True
 
+    @property
+    def plain(self) -> bool:
+        """Whether z is what the layer itself computes."""
+        return self.pairs == _LINEAR.pairs and self.bias is _same
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from klrp.kernels import sparse
-from klrp.operations import Layer, Shape, Tap, fold
+from klrp.operations import Layer, Pool, Shape, Tap, fold
 from klrp.rules import Map, Part, Rule
 from klrp.semirings import Semiring
 
@@ -58,16 +58,23 @@ class Shares:
     zero_to_zero: bool
 
 
-def shares_of(layer: Layer, rule: Rule, activations: list[Tensor], memory: int) -> Shares:
+def shares_of(
+    layer: Layer,
+    rule: Rule,
+    activations: list[Tensor],
+    memory: int,
+    value: Tensor | None = None,
+) -> Shares:
     """The shares of ``layer`` under ``rule`` for its input activations [N, *input].
 
-    Half precision is computed in float32: 1e-9, the usual ε and θ, is 0 in float16.
+    ``value`` [N, *output] is what the layer computed, if that is known: some rules need it. Half precision is computed in float32: 1e-9, the usual ε and θ, is 0 in float16.
     """
     if activations[0].dtype in (torch.float16, torch.bfloat16):
         activations = [a.float() for a in activations]
         bias = None if layer.bias is None else layer.bias.float()
         layer = replace(layer, weights=tuple(w.float() for w in layer.weights), bias=bias)
-    parts = tuple(_part(layer, rule, part, activations, memory) for part in rule.parts)
+        value = None
+    parts = tuple(_part(layer, rule, part, activations, memory, value) for part in rule.parts)
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
 
@@ -78,7 +85,12 @@ def active_pairs(part: Part, activations: list[Tensor]) -> list[tuple[tuple[Tens
 
 
 def _part(
-    layer: Layer, rule: Rule, part: Part, activations: list[Tensor], memory: int
+    layer: Layer,
+    rule: Rule,
+    part: Part,
+    activations: list[Tensor],
+    memory: int,
+    value: Tensor | None,
 ) -> PartShares:
     pairs = active_pairs(part, activations)
     alphas = tuple(xs for xs, _ in pairs)
@@ -86,6 +98,8 @@ def _part(
     bias = None if part.bias is None or layer.bias is None else part.bias(layer.bias)
     if rule.normaliser == "max":
         total = _largest(layer, alphas, omegas, memory)
+    elif value is not None and part.plain and not isinstance(layer, Pool):
+        total = value
     else:
         total = sum(layer.linear(x, w) for x, w in zip(alphas, omegas, strict=True))
         total = total if bias is None else total + bias

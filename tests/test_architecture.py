@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "klrp"
 
 # Each module imports only from those before it.
 ORDER = """
-errors tables semirings conversions rules operations meanings tracing graph composites shares
-kernels kernels.gradient kernels.blocked contraction conservation plan relevance symbolic
+errors tables semirings conversions rules operations meanings tracing graph composites
+kernels kernels.lists kernels.sparse shares kernels.gradient kernels.blocked kernels.fused contraction conservation plan relevance symbolic
 data models plot widgets
 """.split()
 

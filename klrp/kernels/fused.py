@@ -56,50 +56,48 @@ def refusal(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: S
 def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> list[Tensor]:
     """R_j [N, *input] from R_k [N, *output]."""
     (part,), layer = shares.parts, shares.layer
-    alpha, omega = part.single()
-    a = sparse.sites(layer, alpha)
-    s = sparse.sites(layer, part.scale / part.divisor)
-    r = sparse.sites(layer, r)
-    form, cut = theta.form
+    alpha, w = part.single()
+    dtype, (form, cut) = r.dtype, theta.form
+    a, z, r = (sparse.sites(layer, x) for x in (alpha, part.divisor, r))
+    if form == "magnitude":
+        a, w, z = a.abs(), w.abs(), z.abs()
     if form in _CUTS:
-        if form == "magnitude":
-            a, omega, s = a.abs(), omega.abs(), s.abs()
-        below = _cut(layer, a, omega, s, r, cut or torch.finfo(a.dtype).tiny, semiring)
-    elif form == "identity":
-        below = _product(layer, a, omega, s, r, semiring)
+        below = _cut(layer, a, w, z, part.scale, r, cut or torch.finfo(a.dtype).tiny, semiring)
     else:
-        below = _logarithm(layer, a, omega, s, r, -1 if form == "neglog" else 1)
-    return [sparse.map_of(layer, below, layer.inputs[0])]
+        kind, sign = _WALKS[semiring.fused]
+        r = r.to(a.dtype)
+        found = lists.lists_of(kind, sign * r, z, sign * semiring.zero, part.scale)
+        w = w.log() if kind == lists.PLUS else w
+        below = sign * sparse.downward(layer, kind, a, w, found, a.dtype)
+    return [sparse.map_of(layer, below.to(dtype), layer.inputs[0])]
 
 
-def _cut(layer: Layer, a: Tensor, w: Tensor, s: Tensor, r: Tensor, cut: float, semiring: Semiring) -> Tensor:
+_WALKS = {
+    "max,mul": (lists.MAX, 1),
+    "max,min": (lists.MINIMUM, 1),
+    "max,bounded": (lists.BOUNDED, 1),
+    "max,add": (lists.PLUS, 1),
+    "min,add": (lists.PLUS, -1),
+}
+
+
+def _cut(
+    layer: Layer,
+    a: Tensor,
+    w: Tensor,
+    z: Tensor,
+    scale: float,
+    r: Tensor,
+    cut: float,
+    semiring: Semiring,
+) -> Tensor:
     """⊕ over the relevant edges, of ⊤ or of R_k."""
     whether = semiring.fused == "any,and"
     kind, out = (lists.REACH, torch.bool) if whether else (lists.COUNT, torch.float64)
-    weight = None if whether else r.to(torch.float64)
-    found = lists.lists_of(s.abs(), s, weight, (r != 0) & (s != 0))
-    cut = torch.full_like(a, cut)
-    below = sparse.downward(layer, kind, found, w, torch.where(a > 0, cut / a, torch.inf), out)
-    if bool((a < 0).any()):  # then w s has to be negative too
+    found = lists.lists_of(kind, r if whether else r.to(out), z, 0, scale)
+    below = sparse.downward(layer, kind, a, w, found, out, cut)
+    if bool((a < 0).any()):  # there a positive share has w / z negative
         turned = found._replace(value=-found.value)
-        other = sparse.downward(layer, kind, turned, w, torch.where(a < 0, -cut / a, torch.inf), out)
+        other = sparse.downward(layer, kind, -a, w, turned, out, cut)
         below = below | other if whether else below + other
-    return below if whether else below.clamp_max(torch.finfo(torch.float64).max).to(r.dtype)
-
-
-def _product(layer: Layer, a: Tensor, w: Tensor, s: Tensor, r: Tensor, semiring: Semiring) -> Tensor:
-    if semiring.fused == "max,mul":
-        value = r * s
-        found = lists.lists_of(value, value, None, value != 0)
-        return a * sparse.downward(layer, lists.MAX, found, w, a, r.dtype)
-    kind = lists.MINIMUM if semiring.fused == "max,min" else lists.BOUNDED
-    found = lists.lists_of(r, s, r, (r != 0) & (s != 0))
-    return sparse.downward(layer, kind, found, w, a, r.dtype)
-
-
-def _logarithm(layer: Layer, a: Tensor, w: Tensor, s: Tensor, r: Tensor, sign: int) -> Tensor:
-    value = sign * r + s.log()
-    found = lists.lists_of(value, value, None, value > -torch.inf)
-    best = sparse.downward(layer, lists.PLUS, found, w.log(), a, r.dtype)
-    nothing = (best <= torch.finfo(best.dtype).min) | (a == 0)
-    return sign * torch.where(nothing, -torch.inf, best + a.log())
+    return below if whether else below.clamp_max(torch.finfo(out).max)

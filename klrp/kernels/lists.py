@@ -10,7 +10,6 @@ Numba is the extra ``fast``; without it the generic kernel does the same work.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -37,24 +36,32 @@ class Lists(NamedTuple):
     bound: np.ndarray
 
 
-def lists_of(key: Tensor, value: Tensor, weight: Tensor | None, present: Tensor) -> Lists:
-    """One list for each row of ``value`` [rows, k]: the places where ``present``, by falling ``key``.
+def lists_of(kind: int, r: Tensor, z: Tensor, zero: float, scale: float = 1.0) -> Lists:
+    """One list for each row of r and z [..., k]: what is left where r is ``zero`` or z infinite.
+
+    What a list holds, and the key by which it falls, depend on the kind of walk:
+
+    * REACH, COUNT: values scale / z, weights r; by the size of scale / z.
+    * MAX: values r · scale / z; by the value.
+    * MINIMUM, BOUNDED: values scale / z, weights r; by the weight.
+    * PLUS: values r − log(z / scale), in no order.
 
     ``bound`` at a place is no less than any key from there on. The order is that of the half octave.
     """
-    value = value.contiguous().numpy()
-    key, present = key.contiguous().numpy(), present.contiguous().numpy()
-    weight = value if weight is None else weight.contiguous().numpy()
-    count, fill = _builders()
-    starts = np.zeros(len(value) + 1, np.int64)
-    count(present, starts)
+    r, z = (x.flatten(0, -2).contiguous().numpy() for x in (r, z))
+    count, fill = _builders(kind)
+    starts = np.zeros(len(z) + 1, np.int64)
+    zero = r.dtype.type(zero)
+    count(r, z, zero, starts)
     np.cumsum(starts, out=starts)
-    index, bound = np.empty(starts[-1], np.int32), np.empty(starts[-1], key.dtype)
-    listed = np.empty(starts[-1], value.dtype), np.empty(starts[-1], weight.dtype)
-    bits = key.view(np.int32 if key.dtype == np.float32 else np.int64)
-    shift = 22 if key.dtype == np.float32 else 51
-    fill(bits, shift, value, weight, present, starts, index, *listed, bound.view(bits.dtype))
-    return Lists(starts, index, *listed, bound)
+    index, value = np.empty(starts[-1], np.int32), np.empty(starts[-1], z.dtype)
+    weight = np.empty(starts[-1], r.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
+    bound = np.empty(starts[-1], z.dtype)
+    # Half octaves: the exponent and the first bit behind it.
+    shift = 22 if z.dtype == np.float32 else 51
+    bits = np.int32 if z.dtype == np.float32 else np.int64
+    fill(r, z, zero, z.dtype.type(scale), shift, starts, index, value, weight, bound.view(bits))
+    return Lists(starts, index, value, weight, bound)
 
 
 class Weights(NamedTuple):
@@ -67,8 +74,12 @@ class Weights(NamedTuple):
     lanes: int
 
 
-def pack(w: Tensor) -> Weights:
-    """Weights [groups, source channels, target channels, offsets] for the kernels."""
+def pack(w: Tensor, often: bool = True) -> Weights:
+    """Weights [groups, source channels, target channels, offsets] for the kernels.
+
+    ``often`` says that they are used for several samples. To find the largest weight of a dense matrix for
+    one sample alone takes as long as to use them all.
+    """
     g, k, c, o = w.shape
     lanes = 64 if c > 16 else 16
     blocks = -(-c // lanes)
@@ -78,49 +89,56 @@ def pack(w: Tensor) -> Weights:
     if o > 1 or g > 1 or not w.is_contiguous():
         w = w.permute(0, 2, 4, 1, 3).contiguous()
         strides = tuple(w.stride())[:4]
-    else:  # a row of a dense matrix holds its blocks one after the other
-        w = w.permute(0, 2, 4, 1, 3)
+        largest = torch.stack(torch.aminmax(w.flatten(3), dim=3)).abs().amax(0)
+    else:  # a row of a dense matrix holds its blocks one after the other: no copy
         strides = (0, lanes, 0, blocks * lanes)
-    low, high = torch.aminmax(w.flatten(3), dim=3)
-    largest = torch.maximum(-low, high).contiguous()
-    flat = w.as_strided((w.numel(),), (1,), w.storage_offset())
-    return Weights(flat.numpy(), strides, largest.numpy(), lanes)
+        top = torch.stack(torch.aminmax(w)).abs().amax() if often else w.new_tensor(torch.inf)
+        largest = top.repeat(1, blocks, 1)
+    return Weights(w.flatten().numpy(), strides, largest.numpy(), lanes)
 
 
 def run(
     kind: int,
     lists: Lists,
     weights: Weights,
-    per_lane: Tensor,
+    a: Tensor,
     rows: np.ndarray,
     columns: np.ndarray,
     source: tuple[int, int],
     out: torch.dtype,
+    cut: float = 0.0,
 ) -> Tensor:
-    """⊕ over the lists for each target [n, y, x, groups, channels], whose ``per_lane`` numbers steer it.
+    """⊕ over the lists for each target [n, y, x, groups, channels], whose activations are ``a``.
 
     ``rows`` [y, kernel rows] and ``columns`` [x, kernel columns] say which of the ``source`` positions an
-    offset leads to, −1 for none. What ``per_lane`` means depends on the kind:
+    offset leads to, −1 for none. What comes out depends on the kind; a target with a ≤ 0 gets zero:
 
-    * REACH: out = whether any w·value ≥ per_lane; ∞ is never.
-    * COUNT: out = Σ of the weights where w·value ≥ per_lane; ∞ is never.
-    * MAX: out = max(0, w·value) where per_lane ≠ 0.
-    * MINIMUM, BOUNDED: out = max of min(x, weight), of x + weight − 1, with x = per_lane·w·value.
-    * PLUS: out = max of w + value, from the lowest finite number up; w are logarithms.
+    * REACH: whether a w·value ≥ cut for any entry.
+    * COUNT: Σ of the weights where a w·value ≥ cut.
+    * MAX: a · max(0, w·value).
+    * MINIMUM, BOUNDED: max of min(d, weight), of d + weight − 1, with d = a w·value.
+    * PLUS: log a + max of w + value, where w are logarithms.
     """
-    n, y, x, g, c = per_lane.shape
-    lanes = weights.lanes
-    padded = -(-c // lanes) * lanes
-    if padded != c:
-        idle = math.inf if kind in (REACH, COUNT) else 0.0
-        per_lane = torch.nn.functional.pad(per_lane, (0, padded - c), value=idle)
-    result = torch.empty(per_lane.shape, dtype=out)
-    view = result.view(torch.uint8) if out == torch.bool else result
-    arguments = per_lane.contiguous().numpy(), weights.flat, np.array(weights.strides)
-    walk = _walker(kind, lanes)
+    c, lanes = a.shape[-1], weights.lanes
+    if c % lanes:
+        a = torch.nn.functional.pad(a, (0, -c % lanes))
+    a, result = a.contiguous(), torch.empty(a.shape, dtype=out)
+    cut = a.numpy().dtype.type(cut)
     with _threads():
-        walk(*lists, *arguments, weights.largest, rows, columns, *source, view.numpy())
-    return result[..., :c] if padded != c else result
+        _walker(kind, lanes)(
+            *lists, a.numpy(), cut, weights.flat, np.array(weights.strides), weights.largest,
+            rows, columns, *source, result.numpy(),
+        )  # fmt: skip
+    return result[..., :c]
+
+
+def row_maximum(x: Tensor, w: Tensor) -> Tensor:
+    """max_j x_j w_kj [n, k], for x [n, j] and w [k, j] from 0 up."""
+    result = torch.empty(len(x), len(w), dtype=x.dtype)
+    walk = _row_walker()
+    with _threads():
+        walk(x.contiguous().numpy(), w.contiguous().numpy(), result.numpy())
+    return result
 
 
 class _threads:
@@ -139,41 +157,77 @@ class _threads:
 
 
 @cache
-def _builders() -> tuple[Callable, Callable]:
+def _builders(kind: int) -> tuple[Callable, Callable]:
     from numba import njit, prange
 
-    @njit(parallel=True, cache=True, nogil=True)
-    def count(present, starts):
-        for i in prange(present.shape[0]):
-            starts[i + 1] = present[i].sum()
+    product, logs = kind == MAX, kind == PLUS
+    by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, MINIMUM, BOUNDED)
 
     @njit(parallel=True, cache=True, nogil=True)
-    def fill(
-        bits, shift, value, weight, present, starts, index, listed, listed_weight, bound
-    ):
-        for i in prange(value.shape[0]):
-            if starts[i + 1] > starts[i]:
-                places = np.zeros(LEVELS + 1, np.int64)
-                top = 0
-                for k in range(value.shape[1]):
-                    if present[i, k]:
-                        top = max(top, bits[i, k] >> shift)
-                for k in range(value.shape[1]):
-                    if present[i, k]:
-                        places[min(top - (bits[i, k] >> shift), LEVELS - 1) + 1] += 1
-                for level in range(LEVELS):
-                    places[level + 1] += places[level]
-                for k in range(value.shape[1]):
-                    if present[i, k]:
-                        level = min(top - (bits[i, k] >> shift), LEVELS - 1)
-                        at = starts[i] + places[level]
-                        places[level] += 1
-                        index[at] = k
-                        listed[at] = value[i, k]
-                        listed_weight[at] = weight[i, k]
-                        bound[at] = max(top - level + 1, 0) << shift
+    def count(r, z, zero, starts):
+        for i in prange(z.shape[0]):
+            found = 0
+            for k in range(z.shape[1]):
+                found += r[i, k] != zero and z[i, k] != np.inf
+            starts[i + 1] = found
+
+    @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+    def fill(r, z, zero, scale, shift, starts, index, value, weight, bound):
+        for i in prange(z.shape[0]):
+            start, size = starts[i], starts[i + 1] - starts[i]
+            if size == 0:
+                continue
+            # The entries in the order of k, with their keys; then a counting sort by level.
+            where, values = np.empty(size, np.int32), np.empty(size, z.dtype)
+            keys = np.ones(size, z.dtype)
+            at = 0
+            for k in range(z.shape[1]):
+                if r[i, k] != zero and z[i, k] != np.inf:
+                    where[at] = k
+                    if logs:
+                        values[at] = r[i, k] - np.log(z[i, k] / scale)
+                    elif product:
+                        values[at] = r[i, k] * (scale / z[i, k])
+                        keys[at] = abs(values[at])
+                    else:
+                        values[at] = scale / z[i, k]
+                        keys[at] = r[i, k] if by_weight else abs(values[at])
+                    at += 1
+            bits = keys.view(bound.dtype)
+            top, places = 0, np.zeros(LEVELS + 1, np.int64)
+            for e in range(size):
+                top = max(top, bits[e] >> shift)
+            for e in range(size):
+                places[min(top - (bits[e] >> shift), LEVELS - 1) + 1] += 1
+            for level in range(LEVELS):
+                places[level + 1] += places[level]
+            for e in range(size):
+                level = min(top - (bits[e] >> shift), LEVELS - 1)
+                at = start + places[level]
+                places[level] += 1
+                index[at], value[at] = where[e], values[e]
+                bound[at] = max(top - level + 1, 0) << shift
+                if weighted:
+                    weight[at] = r[i, where[e]]
 
     return count, fill
+
+
+@cache
+def _row_walker() -> Callable:
+    from numba import njit, prange
+
+    @njit(parallel=True, cache=True, nogil=True, fastmath=FAST)
+    def walk(x, w, out):
+        for k in prange(w.shape[0]):
+            row = w[k]
+            for n in range(x.shape[0]):
+                entry, best = x[n], x.dtype.type(0)
+                for j in range(row.shape[0]):
+                    best = max(best, entry[j] * row[j])
+                out[n, k] = best
+
+    return walk
 
 
 @cache
@@ -199,13 +253,12 @@ def _walker(kind: int, lanes: int) -> Callable:
 
     @njit(parallel=True, cache=True, nogil=True, fastmath=FAST, error_model="numpy")
     def walk(
-        starts, index, value, weight, bound, per_lane, w, strides, largest, rows, columns, height, width, out
+        starts, index, value, weight, bound, a, cut, w, strides, largest, rows, columns, height, width, out
     ):  # fmt: skip
-        samples, ys, xs, groups, channels = per_lane.shape
+        samples, ys, xs, groups, channels = a.shape
         blocks = channels // lanes
-        never = per_lane.dtype.type(np.inf)
-        nothing, unit = per_lane.dtype.type(0), per_lane.dtype.type(1)
-        lowest = np.finfo(per_lane.dtype).min
+        never, lowest = a.dtype.type(np.inf), a.dtype.type(-np.inf)
+        nothing, unit = a.dtype.type(0), a.dtype.type(1)
         # A block of weights stays in the cache for all positions of a sample.
         for task in prange(groups * blocks * samples * ys):
             y = task % ys
@@ -214,18 +267,21 @@ def _walker(kind: int, lanes: int) -> Callable:
             g = task // (ys * samples * blocks)
             start = b * lanes
             # Local copies: the compiler then knows that lanes lie side by side.
-            steer = np.empty(lanes, per_lane.dtype)
-            best = np.empty(lanes, per_lane.dtype)
+            steer = np.empty(lanes, a.dtype)
+            best = np.empty(lanes, a.dtype)
             total = np.empty(lanes, np.float64 if count else np.int8)
             for x in range(xs):
                 floor = never
                 for lane in range(lanes):
-                    steer[lane] = per_lane[n, y, x, g, start + lane]
+                    activation = a[n, y, x, g, start + lane]
+                    # A lane without activation never holds the others up.
                     if stops:
+                        steer[lane] = cut / activation if activation > 0 else never
                         best[lane] = nothing
                         floor = min(floor, steer[lane])
-                    elif ordered:  # a lane that needs nothing never holds the others up
-                        best[lane] = nothing if steer[lane] != 0 else never
+                    elif ordered:
+                        steer[lane] = activation
+                        best[lane] = nothing if activation > 0 else never
                         floor = min(floor, best[lane])
                     else:
                         best[lane] = lowest
@@ -255,7 +311,12 @@ def _walker(kind: int, lanes: int) -> Callable:
                                 w2 = row_of(w, base + index[i + 2] * strides[3])
                                 w3 = row_of(w, base + index[i + 3] * strides[3])
                                 v0, v1, v2, v3 = value[i], value[i + 1], value[i + 2], value[i + 3]
-                                r0, r1, r2, r3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
+                                r0, r1, r2, r3 = (
+                                    weight[i],
+                                    weight[i + 1],
+                                    weight[i + 2],
+                                    weight[i + 3],
+                                )
                                 for lane in range(lanes):
                                     if ordered:
                                         e0, e1 = v0 * w0[lane], v1 * w1[lane]
@@ -295,19 +356,24 @@ def _walker(kind: int, lanes: int) -> Callable:
                             if reach:
                                 floor = never
                                 for lane in range(lanes):
-                                    floor = min(floor, never if best[lane] >= steer[lane] else steer[lane])
+                                    floor = min(
+                                        floor, never if best[lane] >= steer[lane] else steer[lane]
+                                    )
                             elif ordered and not count:
                                 floor = never
                                 for lane in range(lanes):
                                     floor = min(floor, best[lane])
                 for lane in range(lanes):
+                    activation = a[n, y, x, g, start + lane]
                     if reach:
                         out[n, y, x, g, start + lane] = best[lane] >= steer[lane]
                     elif count:
                         out[n, y, x, g, start + lane] = total[lane]
-                    elif ordered and steer[lane] == 0:
-                        out[n, y, x, g, start + lane] = nothing
+                    elif ordered:
+                        found = activation * best[lane] if maximum else best[lane]
+                        out[n, y, x, g, start + lane] = found if activation > 0 else nothing
                     else:
-                        out[n, y, x, g, start + lane] = best[lane]
+                        found = best[lane] + np.log(activation) if activation > 0 else lowest
+                        out[n, y, x, g, start + lane] = found
 
     return walk

@@ -50,27 +50,34 @@ def map_of(layer: Layer, x: Tensor, shape: Shape) -> Tensor:
     return x.flatten(3).permute(0, 3, 1, 2).reshape(shape)
 
 
-def downward(layer: Layer, kind: int, found: lists.Lists, weight: Tensor, per_lane: Tensor, out: torch.dtype) -> Tensor:
+def downward(
+    layer: Layer,
+    kind: int,
+    a: Tensor,
+    w: Tensor,
+    found: lists.Lists,
+    out: torch.dtype,
+    cut: float = 0.0,
+) -> Tensor:
     """What each lower site gets from the lists of the upper ones [samples, y, x, groups, channels]."""
     windows, lower, upper = _planes(layer)
-    tables = [
-        _table(_upper_of(windows, axis, lower[axis]), upper[axis]) for axis in range(2)
-    ]
-    packed = lists.pack(_weights(layer, weight))
-    return lists.run(kind, found, packed, per_lane, *tables, upper, out)
+    tables = [_table(_upper_of(windows, axis, lower[axis]), upper[axis]) for axis in range(2)]
+    packed = lists.pack(_weights(layer, w), often=len(a) > 2)
+    return lists.run(kind, found, packed, a, *tables, upper, out, cut)
 
 
-def largest(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
+def largest(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
     """max_j x_j w_jk [N, *output], for x and w from 0 up."""
     at = sites(layer, x)
     if isinstance(layer, Linear):
-        return map_of(layer, lists.row_maximum(at.flatten(0, 3), weight), layer.output)
+        return map_of(layer, lists.row_maximum(at.flatten(0, 3), w), layer.output)
     windows, lower, upper = _planes(layer)
     tables = [_table(_lower_of(windows, axis, upper[axis]), lower[axis]) for axis in range(2)]
-    found = lists.lists_of(at, at, None, at != 0)
-    packed = lists.pack(_weights(layer, weight).transpose(1, 2))
-    wanted = x.new_ones(len(x), *upper, packed.largest.shape[0], layer.output[1] // layer.groups)
-    return map_of(layer, lists.run(lists.MAX, found, packed, wanted, *tables, lower, x.dtype), layer.output)
+    found = lists.lists_of(lists.MAX, at, torch.ones_like(at), 0.0)
+    packed = lists.pack(_weights(layer, w).transpose(1, 2))
+    wanted = x.new_ones(len(x), *upper, layer.groups, layer.output[1] // layer.groups)
+    z = lists.run(lists.MAX, found, packed, wanted, *tables, lower, x.dtype)
+    return map_of(layer, z, layer.output)
 
 
 def _planes(layer: Layer) -> tuple[Windows, tuple[int, int], tuple[int, int]]:

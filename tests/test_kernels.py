@@ -1,0 +1,195 @@
+"""The fused kernels give what the generic kernel gives, and kernel_for says who works where, and why."""
+
+import pytest
+import torch
+from networks import close, randomise
+from torch import nn
+
+import klrp
+from klrp import contraction, conversions, rules
+from klrp.kernels import lists
+
+pytestmark = pytest.mark.skipif(not lists.AVAILABLE, reason="Numba is not installed")
+
+SETTINGS = {
+    "boolean": ("boolean", None, conversions.threshold(0.01)),
+    "boolean, positive": ("boolean", None, conversions.positive()),
+    "boolean, magnitude": ("boolean", rules.gamma(0.3), conversions.magnitude(0.02)),
+    "counting": ("counting", None, conversions.threshold(0.01)),
+    "counting, default": ("counting", rules.lrp0(), None),
+    "viterbi": ("viterbi", None, None),
+    "viterbi, flat": ("viterbi", rules.flat(), None),
+    "viterbi, z+": ("viterbi", rules.zplus(), None),
+    "fuzzy": ("fuzzy", None, None),
+    "lukasiewicz": ("lukasiewicz", None, None),
+    "max_plus": ("max_plus", None, None),
+    "tropical": ("tropical", rules.wsquare(), None),
+}
+
+# Primes; more than 16 channels fill the wide block, fewer the narrow one.
+NETS = {
+    "stride and dilation": (
+        (3, 3, 23, 19),
+        lambda: [
+            nn.Conv2d(3, 7, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(7, 19, 3, dilation=2),
+        ],
+    ),
+    "groups and point": (
+        (2, 6, 7, 5),
+        lambda: [nn.Conv2d(6, 10, 3, groups=2, padding=(1, 0)), nn.ReLU(), nn.Conv2d(10, 67, 1)],
+    ),
+    "wide kernel": ((2, 5, 11, 7), lambda: [nn.Conv2d(5, 17, 7, padding=3), nn.GELU()]),
+    "depthwise": ((2, 7, 7, 5), lambda: [nn.Conv2d(7, 7, 3, groups=7), nn.ReLU(), nn.MaxPool2d(2)]),
+    "one axis": ((3, 5, 13), lambda: [nn.Conv1d(5, 11, 3, stride=2, padding="valid"), nn.SiLU()]),
+    "same": ((3, 5, 6), lambda: [nn.Conv1d(5, 11, 4, padding="same"), nn.ReLU()]),
+    "pools": (
+        (2, 3, 11, 13),
+        lambda: [nn.Conv2d(3, 5, 3), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 1)],
+    ),
+    "linear": ((5, 131), lambda: [nn.Linear(131, 67), nn.ReLU(), nn.Linear(67, 11), nn.ReLU()]),
+}
+
+
+def network(name, dtype):
+    shape, layers = NETS[name]
+    body = [*layers(), nn.Flatten()]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    with torch.random.fork_rng():
+        width = nn.Sequential(*body)(x.float()).shape[1]
+        net = nn.Sequential(*body, nn.Linear(width, 5))
+    randomise(net, seed=2)
+    return net.to(dtype).eval(), x
+
+
+def explain(net, x, name):
+    semiring, rule, theta = SETTINGS[name]
+    return klrp.explain(net, x, semiring=semiring, rule=rule, theta=theta)
+
+
+@pytest.fixture
+def generic(monkeypatch):
+    """Explain as if no fused kernel were there."""
+
+    def run(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(lists, "AVAILABLE", False)
+            return explain(*args)
+
+    return run
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", NETS)
+def test_lists_give_what_the_generic_kernel_gives(name, setting, generic):
+    net, x = network(name, torch.float64)
+    slow = generic(net, x, setting)
+    for step, map in explain(net, x, setting).items():
+        assert map.dtype == slow[step].dtype and map.is_contiguous()
+        if setting.startswith(("boolean", "counting")):
+            assert torch.equal(map, slow[step]), step
+        else:
+            torch.testing.assert_close(map, slow[step], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_heavy_tails_in_single_precision(setting, generic):
+    net, x = network("stride and dilation", torch.float32)
+    draw = torch.distributions.StudentT(2.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for p in net.parameters():
+            p.data = draw.sample(p.shape) * 0.2
+    slow = generic(net, x, setting)
+    for step, map in explain(net, x, setting).items():
+        if setting.startswith(("boolean", "counting")):
+            # A share may lie on the threshold to within rounding, and a count then differs.
+            assert (map != slow[step]).float().mean() < 1e-3, step
+        else:
+            torch.testing.assert_close(map, slow[step], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["boolean", "counting", "viterbi"])
+def test_threads_change_nothing(setting):
+    net, x = network("stride and dilation", torch.float32)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(explain(net, x, setting).input)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_the_largest_viterbi_relevance_is_one():
+    net, x = network("linear", torch.float32)
+    for map in explain(net, x, "viterbi").values():
+        torch.testing.assert_close(map.amax(1), torch.ones(len(x)), rtol=1e-5, atol=0)
+
+
+def test_counts_beyond_float32():
+    layers = [m for _ in range(30) for m in (nn.Linear(67, 67), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(67, 2)).double()
+    for p in net.parameters():
+        p.data = p.data.abs()
+    x = torch.rand(2, 67, dtype=torch.float64) + 0.1
+    found = klrp.explain(net, x, 0, semiring="counting", theta=conversions.positive())
+    close(found.input, torch.full((2, 67), 67.0**30, dtype=torch.float64))
+    assert not found.exact
+
+
+# ------------------------------------------------------------------ the choice
+
+
+def kernels(net, x, **settings):
+    return klrp.kernel_for(net, x, **settings)
+
+
+def test_kernel_for_names_the_kernel_and_the_reason():
+    net = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    x = torch.rand(2, 7) - 0.5
+    assert set(kernels(net, x).values()) == {"gradient", "move"}
+    assert kernels(net, x, semiring="boolean") == {"0": "lists", "1": "move", "2": "lists"}
+
+    def reason(**settings):
+        kernel = kernels(net, x, **settings)["0"]
+        assert kernel == "blocked" and kernel.why in repr(kernel)
+        return kernel.why
+
+    assert "LOG" in reason(semiring="log").upper()
+    assert "the threshold is not positive" in reason(
+        semiring="boolean", theta=conversions.threshold(0)
+    )
+    assert "Θ = threshold" in reason(semiring="boolean", theta=lambda d: d > 0)
+    assert "more than one product" in reason(semiring="viterbi", rule=rules.zplus())
+    assert "may leave [0, 1]" in reason(semiring="viterbi", rule=rules.lrp0())
+    assert "more than one product" in reason(
+        semiring="boolean", rule=rules.alpha_beta(2, 1), theta=conversions.positive()
+    )
+
+
+def test_kernel_for_without_numba(monkeypatch):
+    monkeypatch.setattr(lists, "AVAILABLE", False)
+    kernel = kernels(nn.Linear(7, 5), torch.rand(2, 7), semiring="boolean")["linear"]
+    assert kernel == "blocked" and "pip install klrp[fast]" in kernel.why
+
+
+def test_a_hint_brings_the_fast_kernel_to_a_semiring_of_ones_own():
+    own = klrp.Semiring(
+        "mine", 0.0, 1.0, lambda x, dim: x.amax(dim), torch.mul, (0, 1), fused="max,mul"
+    )
+    net, x = network("groups and point", torch.float64)
+    settings = {"rule": rules.max_share(), "theta": conversions.identity()}
+    assert "lists" in kernels(net, x, semiring=own, **settings).values()
+    found = klrp.explain(net, x, semiring=own, **settings)
+    assert torch.equal(found.input, klrp.explain(net, x, semiring="viterbi").input)
+
+
+def test_behind_a_relu_zplus_is_one_product():
+    net = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    x = torch.rand(2, 7) - 0.5
+    found = kernels(net, x, semiring="viterbi", rule=rules.zplus())
+    assert (found["0"], found["2"]) == ("blocked", "lists")
+    assert contraction.Kernel("lists").why == ""
