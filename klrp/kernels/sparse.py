@@ -15,6 +15,8 @@ from torch import Tensor
 from klrp.kernels import lists
 from klrp.operations import Conv, Layer, Linear, Shape, Windows
 
+# So few rows use a dense matrix too little to pay for another copy of it, or for a look at its largest entry.
+FEW = 3
 POINT = Windows((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
@@ -62,20 +64,22 @@ def downward(
     """What each lower site gets from the lists of the upper ones [samples, y, x, groups, channels]."""
     windows, lower, upper = _planes(layer)
     tables = [_table(_upper_of(windows, axis, lower[axis]), upper[axis]) for axis in range(2)]
-    packed = lists.pack(_weights(layer, w), often=len(a) > 2)
+    packed = lists.pack(_weights(layer, w), often=len(a) >= FEW)
     return lists.run(kind, found, packed, a, *tables, upper, out, cut)
 
 
 def largest(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
     """max_j x_j w_jk [N, *output], for x and w from 0 up."""
     at = sites(layer, x)
-    if isinstance(layer, Linear):
+    if isinstance(layer, Linear) and len(at) < FEW:
         return map_of(layer, lists.row_maximum(at.flatten(0, 3), w), layer.output)
     windows, lower, upper = _planes(layer)
     tables = [_table(_lower_of(windows, axis, upper[axis]), lower[axis]) for axis in range(2)]
     found = lists.lists_of(lists.MAX, at, torch.ones_like(at), 0.0)
-    packed = lists.pack(_weights(layer, w).transpose(1, 2))
-    wanted = x.new_ones(len(x), *upper, layer.groups, layer.output[1] // layer.groups)
+    weights = _weights(layer, w).transpose(1, 2)
+    packed = lists.pack(weights)
+    groups, _, channels, _ = weights.shape
+    wanted = x.new_ones(len(at), *upper, groups, channels)
     z = lists.run(lists.MAX, found, packed, wanted, *tables, lower, x.dtype)
     return map_of(layer, z, layer.output)
 
