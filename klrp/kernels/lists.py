@@ -10,7 +10,8 @@ Numba is the extra ``fast``; without it the generic kernel does the same work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -52,7 +53,8 @@ def lists_of(kind: int, r: Tensor, z: Tensor, zero: float, scale: float = 1.0) -
     count, fill = _builders(kind)
     starts = np.zeros(len(z) + 1, np.int64)
     zero = r.dtype.type(zero)
-    count(r, z, zero, starts)
+    with _threads():
+        count(r, z, zero, starts)
     np.cumsum(starts, out=starts)
     index, value = np.empty(starts[-1], np.int32), np.empty(starts[-1], z.dtype)
     weight = np.empty(starts[-1], r.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
@@ -60,7 +62,9 @@ def lists_of(kind: int, r: Tensor, z: Tensor, zero: float, scale: float = 1.0) -
     # Half octaves: the exponent and the first bit behind it.
     shift = 22 if z.dtype == np.float32 else 51
     bits = np.int32 if z.dtype == np.float32 else np.int64
-    fill(r, z, zero, z.dtype.type(scale), shift, starts, index, value, weight, bound.view(bits))
+    scale = z.dtype.type(scale)
+    with _threads():
+        fill(r, z, zero, scale, shift, starts, index, value, weight, bound.view(bits))
     return Lists(starts, index, value, weight, bound)
 
 
@@ -141,19 +145,17 @@ def row_maximum(x: Tensor, w: Tensor) -> Tensor:
     return result
 
 
-class _threads:
+@contextmanager
+def _threads() -> Iterator[None]:
     """Numba uses as many threads as torch does."""
+    import numba
 
-    def __enter__(self) -> None:
-        import numba
-
-        self.before = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-
-    def __exit__(self, *_: object) -> None:
-        import numba
-
-        numba.set_num_threads(self.before)
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 @cache
