@@ -10,10 +10,11 @@ Numba is the extra ``fast``; without it the generic kernel does the same work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +54,7 @@ def lists_of(kind: int, r: Tensor, z: Tensor, zero: float, scale: float = 1.0) -
     count, fill = _builders(kind)
     starts = np.zeros(len(z) + 1, np.int64)
     zero = r.dtype.type(zero)
-    with _threads():
-        count(r, z, zero, starts)
+    _shared(count, len(z), r, z, zero, starts)
     np.cumsum(starts, out=starts)
     index, value = np.empty(starts[-1], np.int32), np.empty(starts[-1], z.dtype)
     weight = np.empty(starts[-1], r.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
@@ -63,8 +63,8 @@ def lists_of(kind: int, r: Tensor, z: Tensor, zero: float, scale: float = 1.0) -
     shift = 22 if z.dtype == np.float32 else 51
     bits = np.int32 if z.dtype == np.float32 else np.int64
     scale = z.dtype.type(scale)
-    with _threads():
-        fill(r, z, zero, scale, shift, starts, index, value, weight, bound.view(bits))
+    bound_bits = bound.view(bits)
+    _shared(fill, len(z), r, z, zero, scale, shift, starts, index, value, weight, bound_bits)
     return Lists(starts, index, value, weight, bound)
 
 
@@ -128,54 +128,57 @@ def run(
         a = torch.nn.functional.pad(a, (0, -c % lanes))
     a, result = a.contiguous(), torch.empty(a.shape, dtype=out)
     cut = a.numpy().dtype.type(cut)
-    with _threads():
-        _walker(kind, lanes)(
-            *lists, a.numpy(), cut, weights.flat, np.array(weights.strides), weights.largest,
-            rows, columns, *source, result.numpy(),
-        )  # fmt: skip
+    n, y, _, g, padded = a.shape
+    _shared(
+        _walker(kind, lanes), g * (padded // lanes) * n * y,
+        *lists, a.numpy(), cut, weights.flat, np.array(weights.strides), weights.largest,
+        rows, columns, *source, result.numpy(),
+    )  # fmt: skip
     return result[..., :c]
 
 
 def row_maximum(x: Tensor, w: Tensor) -> Tensor:
     """max_j x_j w_kj [n, k], for x [n, j] and w [k, j] from 0 up."""
     result = torch.empty(len(x), len(w), dtype=x.dtype)
-    walk = _row_walker()
-    with _threads():
-        walk(x.contiguous().numpy(), w.contiguous().numpy(), result.numpy())
+    arrays = x.contiguous().numpy(), w.contiguous().numpy(), result.numpy()
+    _shared(_row_walker(), len(w), *arrays)
     return result
 
 
-@contextmanager
-def _threads() -> Iterator[None]:
-    """Numba uses as many threads as torch does."""
-    import numba
+def _shared(work: Callable, tasks: int, *arguments: object) -> None:
+    """work(first, last, ...) over all tasks, by as many threads as torch has; the result is the same.
 
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
+    Numba's own threads would double the time to compile, and may not be entered from two threads at once.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or tasks < threads:
+        work(0, tasks, *arguments)
+        return
+    pieces = min(tasks, 4 * threads)
+    ends = [tasks * i // pieces for i in range(pieces + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        for piece in [pool.submit(work, *span, *arguments) for span in pairwise(ends)]:
+            piece.result()
 
 
 @cache
 def _builders(kind: int) -> tuple[Callable, Callable]:
-    from numba import njit, prange
+    from numba import njit
 
     product, logs = kind == MAX, kind == PLUS
     by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, MINIMUM, BOUNDED)
 
-    @njit(parallel=True, cache=True, nogil=True)
-    def count(r, z, zero, starts):
-        for i in prange(z.shape[0]):
+    @njit(cache=True, nogil=True)
+    def count(first, last, r, z, zero, starts):
+        for i in range(first, last):
             found = 0
             for k in range(z.shape[1]):
                 found += r[i, k] != zero and z[i, k] != np.inf
             starts[i + 1] = found
 
-    @njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-    def fill(r, z, zero, scale, shift, starts, index, value, weight, bound):
-        for i in prange(z.shape[0]):
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def fill(first, last, r, z, zero, scale, shift, starts, index, value, weight, bound):
+        for i in range(first, last):
             start, size = starts[i], starts[i + 1] - starts[i]
             if size == 0:
                 continue
@@ -217,11 +220,11 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
 
 @cache
 def _row_walker() -> Callable:
-    from numba import njit, prange
+    from numba import njit
 
-    @njit(parallel=True, cache=True, nogil=True, fastmath=FAST)
-    def walk(x, w, out):
-        for k in prange(w.shape[0]):
+    @njit(cache=True, nogil=True, fastmath=FAST)
+    def walk(first, last, x, w, out):
+        for k in range(first, last):
             row = w[k]
             for n in range(x.shape[0]):
                 entry, best = x[n], x.dtype.type(0)
@@ -235,7 +238,7 @@ def _row_walker() -> Callable:
 @cache
 def _walker(kind: int, lanes: int) -> Callable:
     """The compiled walk for one kind and one block size."""
-    from numba import njit, prange
+    from numba import njit
 
     # Constants of the compiled code: what does not belong to the kind is compiled away.
     reach, maximum, count = kind == REACH, kind == MAX, kind == COUNT
@@ -253,25 +256,26 @@ def _walker(kind: int, lanes: int) -> Callable:
         """max(0, d + r − 1) but for the 0, rounded once: d + r would lose what is small."""
         return min(d, r) - (1 - max(d, r))
 
-    @njit(parallel=True, cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+    @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
     def walk(
-        starts, index, value, weight, bound, a, cut, w, strides, largest, rows, columns, height, width, out
+        first, last, starts, index, value, weight, bound, a, cut, w, strides, largest,
+        rows, columns, height, width, out,
     ):  # fmt: skip
         samples, ys, xs, groups, channels = a.shape
         blocks = channels // lanes
         never, lowest = a.dtype.type(np.inf), a.dtype.type(-np.inf)
         nothing, unit = a.dtype.type(0), a.dtype.type(1)
+        # Local copies: the compiler then knows that lanes lie side by side.
+        steer = np.empty(lanes, a.dtype)
+        best = np.empty(lanes, a.dtype)
+        total = np.empty(lanes, np.float64 if count else np.int8)
         # A block of weights stays in the cache for all positions of a sample.
-        for task in prange(groups * blocks * samples * ys):
+        for task in range(first, last):
             y = task % ys
             n = task // ys % samples
             b = task // (ys * samples) % blocks
             g = task // (ys * samples * blocks)
             start = b * lanes
-            # Local copies: the compiler then knows that lanes lie side by side.
-            steer = np.empty(lanes, a.dtype)
-            best = np.empty(lanes, a.dtype)
-            total = np.empty(lanes, np.float64 if count else np.int8)
             for x in range(xs):
                 floor = never
                 for lane in range(lanes):
