@@ -246,16 +246,6 @@ def _walker(kind: int, lanes: int) -> Callable:
     stops = kind in (REACH, COUNT)
     ordered = kind != PLUS
 
-    @njit(cache=True, inline="always")
-    def row_of(w, at):
-        """The lanes from ``at`` on, as an array of its own: its index never wraps round."""
-        return w[at : at + lanes]
-
-    @njit(cache=True, inline="always")
-    def slack(d, r):
-        """max(0, d + r − 1) but for the 0, rounded once: d + r would lose what is small."""
-        return min(d, r) - (1 - max(d, r))
-
     @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
     def walk(
         first, last, starts, index, value, weight, bound, a, cut, w, strides, largest,
@@ -312,10 +302,10 @@ def _walker(kind: int, lanes: int) -> Callable:
                                 break
                             stop = min(i + 8, end)
                             while i + 4 <= stop:
-                                w0 = row_of(w, base + index[i] * strides[3])
-                                w1 = row_of(w, base + index[i + 1] * strides[3])
-                                w2 = row_of(w, base + index[i + 2] * strides[3])
-                                w3 = row_of(w, base + index[i + 3] * strides[3])
+                                w0 = w[base + index[i] * strides[3] :][:lanes]
+                                w1 = w[base + index[i + 1] * strides[3] :][:lanes]
+                                w2 = w[base + index[i + 2] * strides[3] :][:lanes]
+                                w3 = w[base + index[i + 3] * strides[3] :][:lanes]
                                 v0, v1, v2, v3 = value[i], value[i + 1], value[i + 2], value[i + 3]
                                 r0, r1, r2, r3 = (
                                     weight[i],
@@ -339,13 +329,16 @@ def _walker(kind: int, lanes: int) -> Callable:
                                     if minimum:
                                         e0, e1 = min(t * e0, r0), min(t * e1, r1)
                                         e2, e3 = min(t * e2, r2), min(t * e3, r3)
-                                    if bounded:
-                                        e0, e1 = slack(t * e0, r0), slack(t * e1, r1)
-                                        e2, e3 = slack(t * e2, r2), slack(t * e3, r3)
+                                    if bounded:  # d + r − 1, rounded once
+                                        d0, d1, d2, d3 = t * e0, t * e1, t * e2, t * e3
+                                        e0 = min(d0, r0) - (unit - max(d0, r0))
+                                        e1 = min(d1, r1) - (unit - max(d1, r1))
+                                        e2 = min(d2, r2) - (unit - max(d2, r2))
+                                        e3 = min(d3, r3) - (unit - max(d3, r3))
                                     best[lane] = max(best[lane], max(max(e0, e1), max(e2, e3)))
                                 i += 4
                             while i < stop:
-                                w0 = row_of(w, base + index[i] * strides[3])
+                                w0 = w[base + index[i] * strides[3] :][:lanes]
                                 v0, r0 = value[i], weight[i]
                                 for lane in range(lanes):
                                     e0 = v0 * w0[lane] if ordered else v0 + w0[lane]
@@ -356,7 +349,8 @@ def _walker(kind: int, lanes: int) -> Callable:
                                     if minimum:
                                         e0 = min(t * e0, r0)
                                     if bounded:
-                                        e0 = slack(t * e0, r0)
+                                        d0 = t * e0
+                                        e0 = min(d0, r0) - (unit - max(d0, r0))
                                     best[lane] = max(best[lane], e0)
                                 i += 1
                             if reach:
