@@ -110,6 +110,19 @@ def test_heavy_tails_in_single_precision(setting, generic):
             torch.testing.assert_close(map, slow[step], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("semiring", ["viterbi", "fuzzy", "max_plus", "boolean"])
+def test_zplus_where_all_activations_are_negative(semiring, monkeypatch):
+    net, x = network("groups and point", torch.float64)
+    theta = {"max_plus": conversions.log(), "boolean": conversions.threshold(0.01)}
+    settings = {"rule": rules.zplus(), "theta": theta.get(semiring, conversions.identity())}
+    found = klrp.explain(net, -x.abs(), semiring=semiring, **settings)
+    monkeypatch.setattr(lists, "AVAILABLE", False)
+    slow = klrp.explain(net, -x.abs(), semiring=semiring, **settings)
+    score = found.semiring.score
+    assert score(found.input).amax() > score(torch.as_tensor(found.semiring.zero))
+    torch.testing.assert_close(found.input, slow.input, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize("setting", ["boolean", "counting", "viterbi"])
 def test_threads_change_nothing(setting):
     net, x = network("stride and dilation", torch.float32)

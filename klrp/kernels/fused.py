@@ -61,6 +61,8 @@ def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -
     a, z, r = (sparse.sites(layer, x) for x in (alpha, part.divisor, r))
     if form == "magnitude":
         a, w, z = a.abs(), w.abs(), z.abs()
+    elif form not in _CUTS and bool((a < 0).any()):  # z⁺ where all are negative: a⁻ w⁻
+        a, w = a.abs(), w.abs()
     if form in _CUTS:
         below = _cut(layer, a, w, z, part.scale, r, cut or torch.finfo(a.dtype).tiny, semiring)
     else:
