@@ -22,7 +22,7 @@ from torch import nn
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import lists
+from klrp.kernels import compiled
 from klrp.tables import Table
 
 NETWORKS = ("vgg16", "resnet18", "squeezenet1_1", "mlp")
@@ -98,11 +98,11 @@ def generic(model: nn.Module, x: torch.Tensor) -> dict:
 
     def explain(**settings):
         def run():
-            lists.AVAILABLE, before = False, lists.AVAILABLE
+            compiled.AVAILABLE, before = False, compiled.AVAILABLE
             try:
                 return klrp.explain(model, x, keep="input", **settings)
             finally:
-                lists.AVAILABLE = before
+                compiled.AVAILABLE = before
 
         return run
 

@@ -38,7 +38,7 @@ def contract(
     shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int
 ) -> list[Tensor]:
     """R_j for each input of the layer [N, *input, *shape], from R_k [N, *output, *shape]."""
-    pairs = max(len(part.alphas) for part in shares.parts)
+    pairs = max(len(part.pairs) for part in shares.parts)
     kernel = _choose(shares.layer, shares.rule, pairs, theta, semiring)
     if kernel == "gradient":
         return gradient.contract(shares, r)

@@ -74,14 +74,18 @@ class Rule:
     def __repr__(self) -> str:
         return self.name
 
+    def margin(self, z: Tensor) -> Tensor:
+        """ε of each sample [N], for z [N, ...]."""
+        eps = z.new_full(z.shape[:1], self.eps)
+        if not self.std:
+            return eps
+        return eps + self.std * z.flatten(1).double().square().mean(1).sqrt().to(z.dtype)
+
     def stabilise(self, z: Tensor) -> Tensor:
         """z + ε with the sign of z (sign 0 = +1); z is [N, ...], and ε is chosen per sample."""
         if not self.eps and not self.std:
             return z
-        eps = torch.as_tensor(self.eps, dtype=z.dtype, device=z.device)
-        if self.std:
-            rms = z.flatten(1).double().square().mean(1).sqrt().to(z.dtype)
-            eps = eps + self.std * rms.reshape(-1, *(1,) * (z.ndim - 1))
+        eps = self.margin(z).reshape(-1, *(1,) * (z.ndim - 1))
         return z + torch.where(z < 0, -eps, eps)
 
 

@@ -6,8 +6,9 @@ Axes of a block: n samples, g groups, k upper neurons, j lower neurons, p positi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,23 +26,72 @@ CPU_BLOCK = 1 << 18
 class PartShares:
     """One part of a rule on one layer: α_t(a) and ω_t(w) for each pair and input, and the denominator.
 
-    ``z`` [N, *output] is stabilised, ``total`` is z before the stabiliser, ``bias`` what the bias adds.
-    ``divisor`` is z with ∞ in the place of 0, so that every share into such a neuron is 0; what is too
-    small for a normal float counts as 0.
+    ``pairs`` are those that have activations. What is not asked for is never computed: a kernel that
+    needs no z does without.
     """
 
-    scale: float
-    alphas: tuple[tuple[Tensor, ...], ...]
-    omegas: tuple[tuple[Tensor, ...], ...]
-    z: Tensor
-    divisor: Tensor
-    total: Tensor
-    bias: Tensor | None
+    layer: Layer
+    rule: Rule
+    part: Part
+    pairs: tuple[tuple[Map, Map], ...]
+    activations: tuple[Tensor, ...]
+    value: Tensor | None
+    memory: int
+
+    @property
+    def scale(self) -> float:
+        """The factor c of the part."""
+        return self.part.scale
+
+    @cached_property
+    def alphas(self) -> tuple[tuple[Tensor, ...], ...]:
+        """α(a) [N, *input] for each pair and input."""
+        return tuple(tuple(alpha(a) for a in self.activations) for alpha, _ in self.pairs)
+
+    @cached_property
+    def omegas(self) -> tuple[tuple[Tensor, ...], ...]:
+        """ω(w) for each pair and input."""
+        return tuple(tuple(omega(w) for w in self.layer.weights) for _, omega in self.pairs)
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """What the bias adds to z."""
+        missing = self.part.bias is None or self.layer.bias is None
+        return None if missing else self.part.bias(self.layer.bias)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """z [N, *output] before the stabiliser."""
+        layer = self.layer
+        if self.rule.normaliser == "max":
+            return _largest(layer, self.alphas, self.omegas, self.memory)
+        if self.value is not None and self.part.plain and not isinstance(layer, Pool):
+            return self.value
+        pairs = zip(self.alphas, self.omegas, strict=True)
+        total = sum(layer.linear(x, w) for x, w in pairs)
+        return total if self.bias is None else total + self.bias
+
+    @cached_property
+    def z(self) -> Tensor:
+        """The stabilised denominator [N, *output]."""
+        return self.rule.stabilise(self.total)
+
+    @cached_property
+    def divisor(self) -> Tensor:
+        """z with ∞ in the place of 0, so that every share into such a neuron is 0; what is too small for
+        a normal float counts as 0."""
+        z = self.z
+        return torch.where(z.abs() < torch.finfo(z.dtype).tiny, torch.inf, z)
 
     def single(self) -> tuple[Tensor, Tensor]:
         """α(a) and ω(w), where there is one pair and one input."""
-        ((alpha,),), ((omega,),) = self.alphas, self.omegas
-        return alpha, omega
+        ((alpha, omega),), (a,), (w,) = self.pairs, self.activations, self.layer.weights
+        return alpha(a), omega(w)
+
+    def bare(self, outer: Map) -> tuple[Tensor, Tensor]:
+        """As ``single``, for a kernel that applies ``outer`` itself: what is nothing but that is left out."""
+        ((alpha, omega),), (a,), (w,) = self.pairs, self.activations, self.layer.weights
+        return a if alpha is outer else alpha(a), w if omega is outer else omega(w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,38 +124,21 @@ def shares_of(
         bias = None if layer.bias is None else layer.bias.float()
         layer = replace(layer, weights=tuple(w.float() for w in layer.weights), bias=bias)
         value = None
-    parts = tuple(_part(layer, rule, part, activations, memory, value) for part in rule.parts)
+    parts = tuple(
+        PartShares(
+            layer, rule, part, active_pairs(part, activations), tuple(activations), value, memory
+        )
+        for part in rule.parts
+    )
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
 
-def active_pairs(part: Part, activations: list[Tensor]) -> list[tuple[tuple[Tensor, ...], Map]]:
-    """α(a) of each input, with ω, for the pairs that have any: behind a ReLU z⁺ is one product, not two."""
-    pairs = [(tuple(alpha(a) for a in activations), omega) for alpha, omega in part.pairs]
-    return [pair for pair in pairs if any(bool(x.any()) for x in pair[0])] or pairs[:1]
-
-
-def _part(
-    layer: Layer,
-    rule: Rule,
-    part: Part,
-    activations: list[Tensor],
-    memory: int,
-    value: Tensor | None,
-) -> PartShares:
-    pairs = active_pairs(part, activations)
-    alphas = tuple(xs for xs, _ in pairs)
-    omegas = tuple(tuple(omega(w) for w in layer.weights) for _, omega in pairs)
-    bias = None if part.bias is None or layer.bias is None else part.bias(layer.bias)
-    if rule.normaliser == "max":
-        total = _largest(layer, alphas, omegas, memory)
-    elif value is not None and part.plain and not isinstance(layer, Pool):
-        total = value
-    else:
-        total = sum(layer.linear(x, w) for x, w in zip(alphas, omegas, strict=True))
-        total = total if bias is None else total + bias
-    z = rule.stabilise(total)
-    divisor = torch.where(z.abs() < torch.finfo(z.dtype).tiny, torch.inf, z)
-    return PartShares(part.scale, alphas, omegas, z, divisor, total, bias)
+def active_pairs(part: Part, activations: Sequence[Tensor]) -> tuple[tuple[Map, Map], ...]:
+    """The pairs with an activation: behind a ReLU z⁺ is one product, not two."""
+    if len(part.pairs) == 1:
+        return part.pairs
+    active = (pair for pair in part.pairs if any(bool(pair[0](a).any()) for a in activations))
+    return tuple(active) or part.pairs[:1]
 
 
 def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:

@@ -7,9 +7,9 @@ from torch import nn
 
 import klrp
 from klrp import contraction, conversions, rules
-from klrp.kernels import lists
+from klrp.kernels import compiled
 
-pytestmark = pytest.mark.skipif(not lists.AVAILABLE, reason="Numba is not installed")
+pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
 
 SETTINGS = {
     "boolean": ("boolean", None, conversions.threshold(0.01)),
@@ -74,7 +74,7 @@ def generic(monkeypatch):
 
     def run(*args):
         with monkeypatch.context() as patch:
-            patch.setattr(lists, "AVAILABLE", False)
+            patch.setattr(compiled, "AVAILABLE", False)
             return explain(*args)
 
     return run
@@ -116,7 +116,7 @@ def test_zplus_where_all_activations_are_negative(semiring, monkeypatch):
     theta = {"max_plus": conversions.log(), "boolean": conversions.threshold(0.01)}
     settings = {"rule": rules.zplus(), "theta": theta.get(semiring, conversions.identity())}
     found = klrp.explain(net, -x.abs(), semiring=semiring, **settings)
-    monkeypatch.setattr(lists, "AVAILABLE", False)
+    monkeypatch.setattr(compiled, "AVAILABLE", False)
     slow = klrp.explain(net, -x.abs(), semiring=semiring, **settings)
     score = found.semiring.score
     assert score(found.input).amax() > score(torch.as_tensor(found.semiring.zero))
@@ -146,7 +146,7 @@ def test_counts_beyond_float32():
     layers = [m for _ in range(30) for m in (nn.Linear(67, 67), nn.ReLU())]
     net = nn.Sequential(*layers, nn.Linear(67, 2)).double()
     for p in net.parameters():
-        p.data = p.data.abs()
+        p.data = p.data.abs() + 0.01  # a weight may be 0
     x = torch.rand(2, 67, dtype=torch.float64) + 0.1
     found = klrp.explain(net, x, 0, semiring="counting", theta=conversions.positive())
     close(found.input, torch.full((2, 67), 67.0**30, dtype=torch.float64))
@@ -184,7 +184,7 @@ def test_kernel_for_names_the_kernel_and_the_reason():
 
 
 def test_kernel_for_without_numba(monkeypatch):
-    monkeypatch.setattr(lists, "AVAILABLE", False)
+    monkeypatch.setattr(compiled, "AVAILABLE", False)
     kernel = kernels(nn.Linear(7, 5), torch.rand(2, 7), semiring="boolean")["linear"]
     assert kernel == "blocked" and "pip install klrp[fast]" in kernel.why
 

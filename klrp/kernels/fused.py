@@ -13,11 +13,13 @@ What remains runs over sparse lists. Results are those of the generic kernel but
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from klrp.conversions import Conversion
-from klrp.kernels import lists, sparse
+from klrp.kernels import compiled, lists, sparse
 from klrp.operations import Layer
 from klrp.rules import Rule
 from klrp.semirings import Semiring
@@ -55,26 +57,15 @@ def refusal(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: S
 
 def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> list[Tensor]:
     """R_j [N, *input] from R_k [N, *output]."""
-    (part,), layer = shares.parts, shares.layer
-    alpha, w = part.single()
-    dtype, (form, cut) = r.dtype, theta.form
-    a, z, r = (sparse.sites(layer, x) for x in (alpha, part.divisor, r))
-    if form == "magnitude":
-        a, w, z = a.abs(), w.abs(), z.abs()
-    elif form not in _CUTS and bool((a < 0).any()):  # z⁺ where all are negative: a⁻ w⁻
-        a, w = a.abs(), w.abs()
-    if form in _CUTS:
-        below = _cut(layer, a, w, z, part.scale, r, cut or torch.finfo(a.dtype).tiny, semiring)
-    else:
-        kind, sign = _WALKS[semiring.fused]
-        r = r.to(a.dtype)
-        found = lists.lists_of(kind, sign * r, z, sign * semiring.zero, part.scale)
-        w = w.log() if kind == lists.PLUS else w
-        below = sign * sparse.downward(layer, kind, a, w, found, a.dtype)
-    return [sparse.map_of(layer, below.to(dtype), layer.inputs[0])]
+    kind, _ = _WALKS[semiring.fused]
+    with compiled.crew():
+        passed = (_cut if kind in (lists.REACH, lists.COUNT) else _best)(shares, r, theta, semiring)
+        return [passed.to(r.dtype)]
 
 
 _WALKS = {
+    "any,and": (lists.REACH, 1),
+    "count": (lists.COUNT, 1),
     "max,mul": (lists.MAX, 1),
     "max,min": (lists.MINIMUM, 1),
     "max,bounded": (lists.BOUNDED, 1),
@@ -83,23 +74,52 @@ _WALKS = {
 }
 
 
-def _cut(
-    layer: Layer,
-    a: Tensor,
-    w: Tensor,
-    z: Tensor,
-    scale: float,
-    r: Tensor,
-    cut: float,
-    semiring: Semiring,
-) -> Tensor:
-    """⊕ over the relevant edges, of ⊤ or of R_k."""
-    whether = semiring.fused == "any,and"
-    kind, out = (lists.REACH, torch.bool) if whether else (lists.COUNT, torch.float64)
-    found = lists.lists_of(kind, r if whether else r.to(out), z, 0, scale)
-    below = sparse.downward(layer, kind, a, w, found, out, cut)
-    if bool((a < 0).any()):  # there a positive share has w / z negative
+def _best(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
+    """max over the relevant edges; the shares are in [0, 1], so that their signs do not matter."""
+    (part,), layer = shares.parts, shares.layer
+    kind, sign = _WALKS[semiring.fused]
+    a, w = part.bare(torch.abs)
+    z, r = _normaliser(shares, r != semiring.zero), r.to(a.dtype)
+    zero = sign * semiring.zero
+    found = _lists(shares, kind, sign * r if sign < 0 else r, z, zero)
+    w = w.abs().log() if kind == lists.PLUS else w
+    below, _ = sparse.downward(layer, kind, a, w, found, a.dtype)
+    return sign * below if sign < 0 else below
+
+
+def _normaliser(shares: Shares, relevant: Tensor) -> Tensor:
+    """z_k before the stabiliser; a largest product only where there is relevance."""
+    (part,), layer = shares.parts, shares.layer
+    if shares.rule.normaliser != "max":
+        return part.total
+    return sparse.largest(layer, *part.bare(torch.abs), relevant)
+
+
+def _lists(shares: Shares, kind: int, r: Tensor, z: Tensor, zero: float) -> lists.Lists:
+    (part,), layer = shares.parts, shares.layer
+    epsilon = sparse.margins(layer, shares.rule.margin(z))
+    r, z = sparse.sites(layer, r), sparse.sites(layer, z)
+    return lists.lists_of(kind, r, z, zero, epsilon, part.scale)
+
+
+def _cut(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
+    """⊕ over the edges whose share reaches the threshold, of ⊤ or of R_k."""
+    (part,), layer = shares.parts, shares.layer
+    kind, _ = _WALKS[semiring.fused]
+    whether, (form, cut) = kind == lists.REACH, theta.form
+    z = _normaliser(shares, r != semiring.zero)
+    if form == "magnitude":
+        a, w = (x.abs() for x in part.single())
+        z = shares.rule.stabilise(z).abs()
+        shares = replace(shares, rule=replace(shares.rule, eps=0.0, std=0.0))
+    else:
+        a, w = part.single()
+    out = torch.bool if whether else torch.float64
+    cut = cut or torch.finfo(a.dtype).tiny
+    found = _lists(shares, kind, r if whether else r.to(out), z, semiring.zero)
+    below, others = sparse.downward(layer, kind, a, w, found, out, cut)
+    if others:  # where a < 0, a positive share has w / z negative
         turned = found._replace(value=-found.value)
-        other = sparse.downward(layer, kind, -a, w, turned, out, cut)
-        below = below | other if whether else below + other
-    return below if whether else below.clamp_max(torch.finfo(out).max)
+        other, _ = sparse.downward(layer, kind, a, w, turned, out, cut, sign=-1)
+        below = below | other if whether else (below + other).clamp_max(torch.finfo(out).max)
+    return below

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import lists
-from klrp.operations import Conv, Layer, Linear, Shape, Windows
+from klrp.kernels import compiled, lists, walk
+from klrp.kernels.packing import pack
+from klrp.operations import Conv, Layer, Linear, Windows
 
 # So few rows use a dense matrix too little to pay for another copy of it, or for a look at its largest entry.
 FEW = 3
@@ -22,7 +23,7 @@ POINT = Windows((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 def fits(layer: Layer, device: torch.device) -> str:
     """Why the compiled walk cannot take this layer; empty if it can."""
-    if not lists.AVAILABLE:
+    if not compiled.AVAILABLE:
         return "Numba is not installed (pip install klrp[fast])"
     if device.type != "cpu":
         return f"it is compiled for the CPU, not for {device.type}"
@@ -45,11 +46,12 @@ def sites(layer: Layer, x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).unflatten(3, (layer.groups, -1))
 
 
-def map_of(layer: Layer, x: Tensor, shape: Shape) -> Tensor:
-    """What ``sites`` made of a map of this shape, back in its place."""
-    if isinstance(layer, Linear):
-        return x.reshape(shape)
-    return x.flatten(3).permute(0, 3, 1, 2).reshape(shape)
+def margins(layer: Layer, epsilon: Tensor) -> Tensor:
+    """ε of each sample [N] for each of the samples that ``sites`` makes."""
+    if not isinstance(layer, Linear):
+        return epsilon
+    between = (1,) * (len(layer.output) - 2)
+    return epsilon.reshape(-1, *between).expand(layer.output[:-1]).flatten()
 
 
 def downward(
@@ -60,28 +62,34 @@ def downward(
     found: lists.Lists,
     out: torch.dtype,
     cut: float = 0.0,
-) -> Tensor:
-    """What each lower site gets from the lists of the upper ones [samples, y, x, groups, channels]."""
+    sign: int = 1,
+) -> tuple[Tensor, bool]:
+    """What each neuron of the input [N, *input] gets from the lists of the upper ones, and whether an
+    activation has the other sign."""
     windows, lower, upper = _planes(layer)
     tables = [_table(_upper_of(windows, axis, lower[axis]), upper[axis]) for axis in range(2)]
-    packed = lists.pack(_weights(layer, w), often=len(a) >= FEW)
-    return lists.run(kind, found, packed, a, *tables, upper, out, cut)
+    result, at = torch.empty(layer.inputs[0], dtype=out), sites(layer, a)
+    packed = pack(_weights(layer, w), often=len(at) >= FEW)
+    others = walk.run(kind, found, packed, at, *tables, upper, sites(layer, result), cut, sign)
+    return result, others
 
 
-def largest(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
-    """max_j x_j w_jk [N, *output], for x and w from 0 up."""
+def largest(layer: Layer, x: Tensor, w: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """max_j |x_j w_jk| [N, *output]; 0 where it is not ``wanted`` [N, *output]."""
     at = sites(layer, x)
+    result = x.new_empty(layer.output)
+    wanted = torch.ones_like(result, dtype=torch.bool) if wanted is None else wanted
     if isinstance(layer, Linear) and len(at) < FEW:
-        return map_of(layer, lists.row_maximum(at.flatten(0, 3), w), layer.output)
+        wanted = wanted.reshape(len(at), -1)
+        return walk.row_maximum(at.flatten(1), w, wanted).reshape(layer.output)
     windows, lower, upper = _planes(layer)
     tables = [_table(_lower_of(windows, axis, upper[axis]), lower[axis]) for axis in range(2)]
-    found = lists.lists_of(lists.MAX, at, torch.ones_like(at), 0.0)
-    weights = _weights(layer, w).transpose(1, 2)
-    packed = lists.pack(weights)
-    groups, _, channels, _ = weights.shape
-    wanted = x.new_ones(len(at), *upper, groups, channels)
-    z = lists.run(lists.MAX, found, packed, wanted, *tables, lower, x.dtype)
-    return map_of(layer, z, layer.output)
+    one = x.new_ones(()).expand(at.shape)
+    found = lists.lists_of(lists.MAX, at.abs(), one, 0.0, x.new_zeros(len(at)))
+    packed = pack(_weights(layer, w).transpose(1, 2))
+    wanted = sites(layer, wanted.to(x.dtype))
+    walk.run(lists.MAX, found, packed, wanted, *tables, lower, sites(layer, result))
+    return result
 
 
 def _planes(layer: Layer) -> tuple[Windows, tuple[int, int], tuple[int, int]]:

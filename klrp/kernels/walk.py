@@ -1,0 +1,297 @@
+"""The compiled walk: each lower position goes through the lists of its window, many channels side by side.
+
+A block of channels lies in the lanes of the vector unit: one product and one comparison for an edge. It
+leaves a list as soon as nothing further in it can change a lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from klrp.kernels.compiled import FAST, flat, shared
+from klrp.kernels.lists import BOUNDED, COUNT, MAX, MINIMUM, PLUS, REACH, Lists
+from klrp.kernels.packing import Weights
+
+STRIP = 256  # positions that are turned at once, so that their channels stay in the cache
+
+
+def run(
+    kind: int,
+    lists: Lists,
+    weights: Weights,
+    a: Tensor,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    source: tuple[int, int],
+    out: Tensor,
+    cut: float = 0.0,
+    sign: int = 1,
+) -> bool:
+    """Write ⊕ over the lists to each target of ``out``, whose activations are ``a``; both are sites.
+
+    ``rows`` [y, kernel rows] and ``columns`` [x, kernel columns] say which of the ``source`` positions an
+    offset leads to, −1 for none. What is written depends on the kind; d = a w·value is a share:
+
+    * REACH: whether d ≥ cut for any entry, where sign · a > 0.
+    * COUNT: Σ of the weights where d ≥ cut, where sign · a > 0.
+    * MAX, MINIMUM, BOUNDED: max of |d|, of min(|d|, weight), of |d| + weight − 1.
+    * PLUS: log |a| + max of w + value, where w are logarithms; −∞ where a is 0.
+
+    It returns whether there was an activation of the other sign, which REACH and COUNT leave out.
+    """
+    (a_at, a_strides), (out_at, out_strides) = flat(a), flat(out)
+    number = a_at.dtype.type
+    others = np.zeros(1, np.bool_)
+    samples, ys, _, groups, channels = a.shape
+    blocks = -(-channels // weights.lanes)
+    shared(
+        _walker(kind, weights.lanes), groups * blocks * samples * ys,
+        *lists, tuple(a.shape), a_at, a_strides, number(sign), number(cut),
+        *weights[:5], rows, columns, *source,
+        out_at, out_strides, others,
+    )  # fmt: skip
+    return bool(others[0])
+
+
+def row_maximum(x: Tensor, w: Tensor, wanted: Tensor) -> Tensor:
+    """max_j |x_j w_kj| [n, k], for x [n, j] and w [k, j]; 0 where it is not ``wanted`` [n, k]."""
+    result = torch.empty(wanted.shape, dtype=x.dtype)
+    arrays = (v.contiguous().numpy() for v in (x.abs(), w.detach(), wanted))
+    shared(_row_walker(), len(w), *arrays, result.numpy())
+    return result
+
+
+@cache
+def _row_walker() -> Callable:
+    from numba import njit
+
+    @njit(cache=True, nogil=True, fastmath=FAST)
+    def walk(first, last, x, w, wanted, out):
+        for k in range(first, last):
+            row = w[k]
+            for n in range(x.shape[0]):
+                entry, best = x[n], x.dtype.type(0)
+                if wanted[n, k]:
+                    for j in range(row.shape[0]):
+                        best = max(best, entry[j] * abs(row[j]))
+                out[n, k] = best
+
+    return walk
+
+
+@cache
+def _walker(kind: int, lanes: int) -> Callable:
+    """The compiled walk for one kind and one block size."""
+    from numba import njit
+
+    # Constants of the compiled code: what does not belong to the kind is compiled away.
+    reach, maximum, count = kind == REACH, kind == MAX, kind == COUNT
+    minimum, bounded, plus = kind == MINIMUM, kind == BOUNDED, kind == PLUS
+    stops = reach or count
+    bounds = stops or maximum  # whose keys times weights bound what an entry can bring
+    picks = reach or maximum
+    chunk = 8 if reach else 32
+    # The first entries of every list bring lanes so far up that few of the others matter.
+    phases = 2 if maximum else 1
+
+    @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+    def walk(
+        first, last, starts, index, value, weight, bound, sizes, a, a_strides, sign, cut,
+        w, w_strides, tops, top_strides, largest, rows, columns, height, width, out, out_strides, others,
+    ):  # fmt: skip
+        samples, ys, xs, groups, channels = sizes
+        blocks = (channels + lanes - 1) // lanes
+        never, lowest = a.dtype.type(np.inf), a.dtype.type(-np.inf)
+        nothing, unit = a.dtype.type(0), a.dtype.type(1)
+        most = np.finfo(np.float64).max
+        # A row of activations and of results, channels side by side whatever the order of the tensors.
+        active = np.zeros((xs, lanes), a.dtype)
+        found = np.zeros((xs, lanes), out.dtype)
+        # Local copies: the compiler then knows that lanes lie side by side.
+        steer = np.empty(lanes, a.dtype)
+        best = np.empty(lanes, a.dtype)
+        total = np.empty(lanes, np.float64 if count else np.int8)
+        pick = np.empty(chunk, np.int64)
+        # A block of weights stays in the cache for all positions of a sample.
+        for task in range(first, last):
+            y = task % ys
+            n = task // ys % samples
+            b = task // (ys * samples) % blocks
+            g = task // (ys * samples * blocks)
+            filled = min(lanes, channels - b * lanes)
+            a_base = n * a_strides[0] + y * a_strides[1] + g * a_strides[3]
+            least = nothing
+            for x0 in range(0, xs, STRIP):
+                for lane in range(filled):
+                    at = a_base + (b * lanes + lane) * a_strides[4]
+                    for x in range(x0, min(x0 + STRIP, xs)):
+                        activation = a[at + x * a_strides[2]]
+                        activation = sign * activation if stops else abs(activation)
+                        least = min(least, activation)
+                        active[x, lane] = activation
+            if least < 0:
+                others[0] = True
+            for x in range(xs):
+                # A lane without activation never holds the others up.
+                floor = never
+                for lane in range(lanes):
+                    activation = active[x, lane] if lane < filled else nothing
+                    if stops:
+                        steer[lane] = cut / activation if activation > 0 else never
+                        best[lane] = nothing
+                        floor = min(floor, steer[lane])
+                    elif plus:
+                        steer[lane] = activation
+                        best[lane] = lowest
+                        floor = min(floor, nothing if activation > 0 else never)
+                    else:
+                        steer[lane] = activation
+                        best[lane] = nothing if activation > 0 else never
+                        floor = min(floor, best[lane])
+                    if count:
+                        total[lane] = 0
+                for phase in range(phases):
+                    offset = -1
+                    for u in range(rows.shape[1]):
+                        for v in range(columns.shape[1]):
+                            offset += 1
+                            p, q = rows[y, u], columns[x, v]
+                            if p < 0 or q < 0 or floor == never:
+                                continue
+                            row = ((n * height + p) * width + q) * groups + g
+                            i, end = starts[row], starts[row + 1]
+                            if phases == 2:
+                                middle = min(i + chunk, end)
+                                i, end = (i, middle) if phase == 0 else (middle, end)
+                            top = largest[g, b, offset] if bounds else unit
+                            peak = g * top_strides[0] + b * top_strides[1] + offset * top_strides[2]
+                            base = g * w_strides[0] + b * w_strides[1] + offset * w_strides[2]
+                            while i < end:
+                                reachable = bound[i] * top
+                                if (stops and reachable < floor) or (
+                                    not plus and not stops and reachable <= floor
+                                ):
+                                    break
+                                stop, chosen, begin = min(i + chunk, end), 0, i
+                                if picks:
+                                    for e in range(i, stop):  # without a branch: many are left out
+                                        pick[chosen] = e
+                                        reachable = (
+                                            abs(value[e]) * tops[peak + index[e] * top_strides[3]]
+                                        )
+                                        chosen += reachable >= floor if reach else reachable > floor
+                                else:
+                                    chosen = stop - i
+                                i = stop
+                                if chosen == 0:
+                                    continue
+                                c = 0
+                                while c + 4 <= chosen:
+                                    if picks:
+                                        i0, i1, i2, i3 = (
+                                            pick[c],
+                                            pick[c + 1],
+                                            pick[c + 2],
+                                            pick[c + 3],
+                                        )
+                                    else:
+                                        i0 = begin + c
+                                        i1, i2, i3 = i0 + 1, i0 + 2, i0 + 3
+                                    w0 = w[base + index[i0] * w_strides[3] :][:lanes]
+                                    w1 = w[base + index[i1] * w_strides[3] :][:lanes]
+                                    w2 = w[base + index[i2] * w_strides[3] :][:lanes]
+                                    w3 = w[base + index[i3] * w_strides[3] :][:lanes]
+                                    v0, v1, v2, v3 = value[i0], value[i1], value[i2], value[i3]
+                                    r0, r1, r2, r3 = weight[i0], weight[i1], weight[i2], weight[i3]
+                                    for lane in range(lanes):
+                                        if stops:
+                                            e0, e1 = v0 * w0[lane], v1 * w1[lane]
+                                            e2, e3 = v2 * w2[lane], v3 * w3[lane]
+                                        elif plus:
+                                            e0, e1 = v0 + w0[lane], v1 + w1[lane]
+                                            e2, e3 = v2 + w2[lane], v3 + w3[lane]
+                                        else:
+                                            e0, e1 = v0 * abs(w0[lane]), v1 * abs(w1[lane])
+                                            e2, e3 = v2 * abs(w2[lane]), v3 * abs(w3[lane])
+                                        t = steer[lane]
+                                        if count:
+                                            c0, c1 = (
+                                                (r0 if e0 >= t else 0.0),
+                                                (r1 if e1 >= t else 0.0),
+                                            )
+                                            c2, c3 = (
+                                                (r2 if e2 >= t else 0.0),
+                                                (r3 if e3 >= t else 0.0),
+                                            )
+                                            total[lane] += (c0 + c1) + (c2 + c3)
+                                            continue
+                                        if minimum:
+                                            e0, e1 = min(t * e0, r0), min(t * e1, r1)
+                                            e2, e3 = min(t * e2, r2), min(t * e3, r3)
+                                        if bounded:  # d + r − 1, rounded once
+                                            d0, d1, d2, d3 = t * e0, t * e1, t * e2, t * e3
+                                            e0 = min(d0, r0) - (unit - max(d0, r0))
+                                            e1 = min(d1, r1) - (unit - max(d1, r1))
+                                            e2 = min(d2, r2) - (unit - max(d2, r2))
+                                            e3 = min(d3, r3) - (unit - max(d3, r3))
+                                        best[lane] = max(best[lane], max(max(e0, e1), max(e2, e3)))
+                                    c += 4
+                                while c < chosen:
+                                    i0 = pick[c] if picks else begin + c
+                                    w0 = w[base + index[i0] * w_strides[3] :][:lanes]
+                                    v0, r0 = value[i0], weight[i0]
+                                    for lane in range(lanes):
+                                        t = steer[lane]
+                                        if stops:
+                                            e0 = v0 * w0[lane]
+                                        elif plus:
+                                            e0 = v0 + w0[lane]
+                                        else:
+                                            e0 = v0 * abs(w0[lane])
+                                        if count:
+                                            total[lane] += r0 if e0 >= t else 0.0
+                                            continue
+                                        if minimum:
+                                            e0 = min(t * e0, r0)
+                                        if bounded:
+                                            d0 = t * e0
+                                            e0 = min(d0, r0) - (unit - max(d0, r0))
+                                        best[lane] = max(best[lane], e0)
+                                    c += 1
+                                if reach:
+                                    floor = never
+                                    for lane in range(lanes):
+                                        floor = min(
+                                            floor,
+                                            never if best[lane] >= steer[lane] else steer[lane],
+                                        )
+                                elif not count and not plus:
+                                    floor = never
+                                    for lane in range(lanes):
+                                        floor = min(floor, best[lane])
+                for lane in range(filled):
+                    activation = active[x, lane]
+                    if reach:
+                        found[x, lane] = best[lane] >= steer[lane]
+                    elif count:
+                        found[x, lane] = min(total[lane], most)
+                    elif plus:
+                        found[x, lane] = (
+                            best[lane] + np.log(activation) if activation > 0 else lowest
+                        )
+                    else:
+                        largest_found = activation * best[lane] if maximum else best[lane]
+                        found[x, lane] = largest_found if activation > 0 else nothing
+            out_base = n * out_strides[0] + y * out_strides[1] + g * out_strides[3]
+            for x0 in range(0, xs, STRIP):
+                for lane in range(filled):
+                    at = out_base + (b * lanes + lane) * out_strides[4]
+                    for x in range(x0, min(x0 + STRIP, xs)):
+                        out[at + x * out_strides[2]] = found[x, lane]
+
+    return walk
