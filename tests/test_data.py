@@ -341,6 +341,93 @@ def test_photo_size(size):
         data.photo("china", size=size)
 
 
+@pytest.fixture
+def small_imagenette(tmp_path, monkeypatch):
+    """Four photographs of 9 x 6 pixels for each class and split, of one grey each, and other files."""
+    for s, split in enumerate(("train", "val")):
+        for c in reversed(range(10)):
+            folder = tmp_path / "imagenette2-160" / split / f"n0{c}"
+            folder.mkdir(parents=True)
+            for i in reversed(range(4)):
+                grey = 100 * s + 10 * c + i
+                Image.new("L", (9, 6), grey).save(folder / f"{i}.JPEG", quality=100)
+            (folder / "notes.txt").write_text("no photograph")
+        (tmp_path / "imagenette2-160" / split / "nothing.txt").write_text("no folder")
+    monkeypatch.setenv("KLRP_DATA", str(tmp_path))
+    return tmp_path / "imagenette2-160"
+
+
+@pytest.mark.parametrize(
+    "per_class, chosen", [(1, [2]), (2, [1, 3]), (3, [0, 2, 3]), (4, [0, 1, 2, 3])]
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_imagenette_is_spread_evenly_in_the_order_of_names(
+    small_imagenette, capsys, split, per_class, chosen
+):
+    photos = data.imagenette(split, per_class=per_class, size=6)
+    labels = [c for c in range(10) for _ in chosen]
+    assert photos.labels.tolist() == labels and photos.labels.dtype == torch.int64
+    assert photos.images.shape == (10 * per_class, 3, 6, 6) and photos.images.dtype == torch.float32
+    greys = (photos.images * 255 - 100 * (split == "val")).round()
+    expected = torch.tensor([10 * c + i for c in range(10) for i in chosen])[:, None, None, None]
+    assert torch.equal(greys, expected.float().expand_as(greys))
+    assert photos.names[4] == "church" and len(photos.names) == 10
+    assert (photos.source, photos.shareable) == ("imagenette", False)
+    assert "tensor" not in repr(photos)
+    assert capsys.readouterr().out == (
+        f"imagenette: {10 * per_class} photographs, {per_class} of each class of {split} (KLRP_DATA)\n"
+    )
+
+
+def test_without_imagenette_there_are_crops_of_the_embedded_photographs(
+    tmp_path, monkeypatch, capsys
+):
+    photos = data.imagenette(per_class=3, size=40)
+    assert photos.images.shape == (6, 3, 40, 40) and photos.labels.tolist() == [4, 4, 4, -1, -1, -1]
+    assert (photos.source, photos.shareable) == ("scikit-learn", True)
+    assert len(photos.images.flatten(1).unique(dim=0)) == 6
+    for label, name in ((4, "china"), (-1, "flower")):
+        middle = photos.images[photos.labels == label][1]
+        assert torch.equal(middle, data.photo(name, size=40).image[0])
+    assert "3 crops each of scikit-learn's china and flower" in capsys.readouterr().out
+    monkeypatch.setenv("KLRP_DATA", str(tmp_path))  # a folder without Imagenette
+    assert torch.equal(data.imagenette(per_class=3, size=40).images, photos.images)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ({"split": "test"}, r"split is 'test'; give 'val' or 'train'"),
+    ({"per_class": 0}, r"per_class is 0; give a number of photographs"),
+    ({"per_class": None}, r"per_class is None; give a number of photographs"),
+    ({"size": 2.5}, r"size is 2\.5; give a number of pixels"),
+    ({"per_class": 5}, r"n00 has 4 files \*\.JPEG, and per_class is 5\. Ask for fewer"),
+])  # fmt: skip
+def test_imagenette_names_what_is_wrong(small_imagenette, arguments, said):
+    with pytest.raises(KlrpError, match=f"imagenette: .*{said}"):
+        data.imagenette(**arguments)
+
+
+def test_damaged_imagenette(small_imagenette):
+    (small_imagenette / "val" / "n05" / "2.JPEG").write_text("a thousand words")
+    with pytest.raises(KlrpError, match=r"n05/2.JPEG cannot be read as an image.*Fetch Imagenette"):
+        data.imagenette(per_class=1, size=6)
+    for path in (small_imagenette / "val" / "n05").iterdir():
+        path.unlink()
+    (small_imagenette / "val" / "n05").rmdir()
+    with pytest.raises(KlrpError, match=r"val has 9 folders n\.\.\.; expected .* ten classes"):
+        data.imagenette(per_class=1, size=6)
+
+
+@pytest.mark.skipif(
+    not (REAL / "imagenette2-160").is_dir(), reason="KLRP_DATA holds no imagenette2-160"
+)
+def test_the_real_imagenette_has_torchvisions_classes(monkeypatch):
+    monkeypatch.setenv("KLRP_DATA", GIVEN)
+    photos = data.imagenette("train", per_class=1, size=32)
+    theirs = torchvision.datasets.Imagenette(REAL, split="train", size="160px").classes
+    assert photos.images.shape == (10, 3, 32, 32)
+    assert all(name in names for name, names in zip(photos.names, theirs, strict=True))
+
+
 def test_imagenet_normalise_agrees_with_torchvision():
     x = torch.rand(2, 3, 5, 7, dtype=torch.float64)
     transform = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()

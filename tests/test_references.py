@@ -68,6 +68,10 @@ def by_zennit(model, x, target, rule):
     composite = LayerMapComposite(
         [(Activation, Pass()), (Convolution, rule), (Linear, rule), (AvgPool, rule)]
     )
+    return by_zennits_composite(model, x, target, composite)
+
+
+def by_zennits_composite(model, x, target, composite):
     leaf = x.detach().clone().requires_grad_()
     with composite.context(copy.deepcopy(model).eval()) as hooked:
         logits = hooked(leaf)
@@ -173,11 +177,26 @@ def by_zennit_first(model, x, target, first, rule, inner):
         name_map=[((name,), rule)],
         layer_map=[(Activation, Pass()), (Convolution, inner), (Linear, inner), (AvgPool, inner)],
     )
-    leaf = x.detach().clone().requires_grad_()
-    with composite.context(copy.deepcopy(model)) as hooked:
-        logits = hooked(leaf)
-        start = torch.zeros_like(logits).scatter_(1, target[:, None], 1)
-        return torch.autograd.grad(logits, leaf, start)[0]
+    return by_zennits_composite(model, x, target, composite)
+
+
+@pytest.mark.parametrize("network", ("conv", "grouped and averaged", "conv1d"))
+@pytest.mark.parametrize("name, bounds", [
+    ("EpsilonPlusFlat", ()), ("EpsilonGammaBox", (-1.5, 2.0)), ("EpsilonAlpha2Beta1", ()),
+])  # fmt: skip
+def test_the_composites_of_zennits_names_are_zennits(name, bounds, network):
+    zennits = pytest.importorskip("zennit.composites")
+    ours = {
+        "EpsilonPlusFlat": klrp.composites.epsilon_plus_flat,
+        "EpsilonGammaBox": klrp.composites.epsilon_gamma_box,
+        "EpsilonAlpha2Beta1": klrp.composites.epsilon_alpha2_beta1,
+    }[name]
+    model, shape = small(network)
+    x = signed(*shape).clamp(-1.5, 2)
+    found = klrp.explain(model, x, composite=ours(*bounds))
+    boxes = [torch.full_like(x[:1], bound) for bound in bounds]
+    composite = getattr(zennits, name)(*boxes, stabilizer=zero_is_no_share)
+    close(found.input, by_zennits_composite(model, x, found.target, composite), 1e-5)
 
 
 @functools.cache
