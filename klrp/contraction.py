@@ -40,15 +40,21 @@ def contract(
     """R_j for each input of the layer [N, *input, *shape], from R_k [N, *output, *shape]."""
     pairs = max(len(part.pairs) for part in shares.parts)
     kernel = _choose(shares.layer, shares.rule, pairs, theta, semiring)
+    passed = None
     if kernel == "gradient":
-        return gradient.contract(shares, r)
-    if kernel == "lists":
-        return fused.contract(shares, r, theta, semiring)
-    return blocked.contract(shares, r, theta, semiring, memory)
+        logs = semiring is not REAL
+        passed = gradient.contract_logs(shares, r) if logs else gradient.contract(shares, r)
+    elif kernel == "lists":
+        passed = fused.contract(shares, r, theta, semiring)
+    # What lies beyond the range of a faster kernel, the generic one computes.
+    return blocked.contract(shares, r, theta, semiring, memory) if passed is None else passed
 
 
 def _choose(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: Semiring) -> Kernel:
     if semiring is REAL and theta.identical:
+        return Kernel("gradient")
+    logs = semiring.fused == "logsumexp,add" and not semiring.shape and theta.form[0] == "log"
+    if logs and rule.unit:
         return Kernel("gradient")
     why = fused.refusal(layer, rule, pairs, theta, semiring)
     return Kernel("blocked", why) if why else Kernel("lists")

@@ -429,7 +429,7 @@ def _squares(picture: Image.Image, size: int, n: int = 1) -> Tensor:
     """n squares [n, 3, size, size] along the picture, scaled to ``size``; one is its centre."""
     from torchvision.transforms import functional as vision
 
-    image = vision.to_tensor(vision.resize(picture, size))
+    image = vision.to_tensor(vision.resize(picture, size)).float()  # not torch's default dtype
     spare = [length - size for length in image.shape[1:]]
     corners = [[round((i + 0.5) / n * length) for length in spare] for i in range(n)]
     return torch.stack([image[:, y : y + size, x : x + size] for y, x in corners])

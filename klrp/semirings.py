@@ -219,7 +219,14 @@ COUNTING = Semiring(
     "counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count"
 )
 COUNTING_INT = Semiring(
-    "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64
+    "counting_int",
+    0,
+    1,
+    _int_add,
+    _int_mul,
+    domain=(0, 2**63 - 1),
+    dtype=torch.int64,
+    fused="count",
 )
 VITERBI = Semiring("viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul")
 TROPICAL = Semiring("tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fused="min,add")

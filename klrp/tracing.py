@@ -46,16 +46,16 @@ def network_of(model: nn.Module) -> Network:
         raise KlrpError.type(f"model: got {type(model).__name__}; expected a torch.nn.Module.")
     root = find_module(type(model))
     shadow, changing = _shadow(_Whole(model) if root is not None and root.registered else model)
-    traced = fx.GraphModule(shadow, _fx_graph(shadow))
+    graph = _fx_graph(shadow)
     modules = dict(shadow.named_modules(remove_duplicate=False))
-    nodes = tuple(traced.graph.nodes)
+    nodes = tuple(graph.nodes)
     in_place = frozenset(node for node in nodes if _made_pure(node, modules, changing))
     needed: set[fx.Node] = set()
     for node in reversed(nodes):
         kept = node.op in ("placeholder", "output") or node in in_place
         if kept or any(user in needed for user in node.users):
             needed.add(node)
-    interpreter = fx.Interpreter(traced, garbage_collect_values=False)
+    interpreter = fx.Interpreter(shadow, garbage_collect_values=False, graph=graph)
 
     def call(node: fx.Node, args: tuple, kwargs: dict) -> Any:
         return getattr(interpreter, node.op)(node.target, args, kwargs)

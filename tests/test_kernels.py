@@ -1,13 +1,16 @@
 """The fused kernels give what the generic kernel gives, and kernel_for says who works where, and why."""
 
+import math
+
 import pytest
 import torch
-from networks import close, randomise
+import torchvision
+from networks import close, hollow, randomise
 from torch import nn
 
 import klrp
 from klrp import contraction, conversions, rules
-from klrp.kernels import compiled
+from klrp.kernels import blocked, compiled
 
 pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
 
@@ -110,6 +113,85 @@ def test_heavy_tails_in_single_precision(setting, generic):
             torch.testing.assert_close(map, slow[step], rtol=1e-5, atol=1e-6)
 
 
+BIG = ("vgg16", "resnet18", "squeezenet1_1", "mobilenet_v2", "densenet121", "googlenet")
+
+
+@pytest.mark.parametrize("tails", ["normal", "heavy"])
+@pytest.mark.parametrize("name", BIG)
+def test_whole_networks_in_single_precision(name, tails, monkeypatch):
+    """Each layer by itself: a share on the threshold, which rounding may tip, then tips no other layer."""
+    extra = {"init_weights": False} if name in ("vgg16", "googlenet") else {}
+    net = randomise(hollow(lambda: torchvision.models.get_model(name, weights=None, **extra)), 7)
+    draw = torch.distributions.StudentT(3.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for p in net.parameters():
+            if tails == "heavy" and p.ndim > 1 and p.numel() < 3e6:
+                p.data = draw.sample(p.shape) * p.std()
+    x = torch.randn(1, 3, 33, 35, generator=torch.Generator().manual_seed(1))
+    compared = {}
+
+    def both(shares, r, theta, semiring, memory):
+        fast = contracted(shares, r, theta, semiring, memory)
+        work = math.prod(shares.layer.weights[0].shape) * math.prod(shares.layer.output[2:])
+        if work > 2e6:
+            return fast  # the generic kernel would take seconds
+        slow = blocked.contract(shares, r, theta, semiring, memory)
+        for quick, right in zip(fast, slow, strict=True):
+            if semiring is klrp.BOOLEAN:
+                wrong = quick != right
+            else:
+                tolerance = 1e-5 if semiring is klrp.VITERBI else 1e-12
+                wrong = ~torch.isclose(quick, right, rtol=tolerance, atol=0)
+            tipped = 0 if semiring is klrp.VITERBI else 1e-3
+            assert wrong.double().mean() <= tipped
+            compared[semiring.name] = compared.get(semiring.name, 0) + bool(quick.any())
+        return fast
+
+    contracted = contraction.contract
+    monkeypatch.setattr(contraction, "contract", both)
+    for semiring in ("boolean", "counting", "viterbi"):
+        theta = None if semiring == "viterbi" else conversions.threshold(0.01)
+        klrp.explain(net, x, semiring=semiring, theta=theta, keep="input")
+    assert len(compared) == 3 and min(compared.values()) > 1
+
+
+@pytest.mark.parametrize("rule", [rules.zplus(), rules.flat(), rules.max_share()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_of_logarithms_by_the_gradient(dtype, rule, monkeypatch):
+    net, x = network("groups and point", dtype)
+    settings = {"semiring": "log", "rule": rule}
+    assert "blocked" not in kernels(net, x, **settings).values()
+    fast = klrp.explain(net, x, **settings)
+    monkeypatch.setattr(contraction.gradient, "contract_logs", lambda *_: None)
+    slow = klrp.explain(net, x, **settings)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    )
+    for step, map in fast.items():
+        assert map.dtype == slow[step].dtype
+        torch.testing.assert_close(map, slow[step], **tolerance)
+
+
+def test_logarithms_that_lie_too_far_apart_go_the_generic_way():
+    net, x = nn.Linear(3, 2, dtype=torch.float64), torch.rand(1, 3, dtype=torch.float64)
+    start = torch.tensor([[0.0, -2000.0]], dtype=torch.float64)
+    settings = {"semiring": "log", "rule": rules.flat(), "start": start}
+    third = torch.full((1, 3), 1 / 3, dtype=torch.float64)
+    close(klrp.explain(net, x, **settings).input, third.log())
+
+
+def test_integer_counts_are_exact_and_large_ones_go_the_generic_way():
+    layers = [m for _ in range(9) for m in (nn.Linear(67, 67), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(67, 2)).double()
+    for p in net.parameters():
+        p.data = p.data.abs() + 0.01
+    x = torch.rand(2, 67, dtype=torch.float64) + 0.1
+    found = klrp.explain(net, x, 0, semiring="counting_int", theta=conversions.positive())
+    assert found.input.dtype == torch.int64 and bool((found.input == 67**9).all())  # above 2^53
+    assert set(kernels(net, x, semiring="counting_int").values()) == {"lists", "move"}
+
+
 @pytest.mark.parametrize("semiring", ["viterbi", "fuzzy", "max_plus", "boolean"])
 def test_zplus_where_all_activations_are_negative(semiring, monkeypatch):
     net, x = network("groups and point", torch.float64)
@@ -171,7 +253,8 @@ def test_kernel_for_names_the_kernel_and_the_reason():
         assert kernel == "blocked" and kernel.why in repr(kernel)
         return kernel.why
 
-    assert "LOG" in reason(semiring="log").upper()
+    assert kernels(net, x, semiring="log")["0"] == "gradient"
+    assert "threshold" in reason(semiring="counting", theta=lambda d: d > 0)
     assert "the threshold is not positive" in reason(
         semiring="boolean", theta=conversions.threshold(0)
     )

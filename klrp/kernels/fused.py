@@ -25,6 +25,8 @@ from klrp.rules import Rule
 from klrp.semirings import Semiring
 from klrp.shares import Shares
 
+# Below it float64 holds every integer.
+EXACT = 2.0**53
 # What a semiring's hint is called, and the forms of Θ that go with it.
 _CUTS = ("threshold", "magnitude", "positive")
 FORMS = {
@@ -55,11 +57,18 @@ def refusal(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: S
     return sparse.fits(layer, layer.weights[0].device)
 
 
-def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> list[Tensor]:
-    """R_j [N, *input] from R_k [N, *output]."""
+def contract(
+    shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring
+) -> list[Tensor] | None:
+    """R_j [N, *input] from R_k [N, *output]; None where integers grow beyond what float64 counts exactly."""
     kind, _ = _WALKS[semiring.fused]
+    whole = not (r.is_floating_point() or r.dtype == torch.bool)
+    if whole and r.numel() and int(r.amax()) >= EXACT:
+        return None
     with compiled.crew():
         passed = (_cut if kind in (lists.REACH, lists.COUNT) else _best)(shares, r, theta, semiring)
+        if whole and passed.numel() and float(passed.amax()) >= EXACT:
+            return None
         return [passed.to(r.dtype)]
 
 

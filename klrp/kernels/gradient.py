@@ -1,4 +1,7 @@
-"""The kernel for the reals and Θ = id: R_j = Σ_t α_t(a_j) · (Jacobian of pair t)ᵀ (R / z), no edge in sight."""
+"""The kernel for the reals and Θ = id: R_j = Σ_t α_t(a_j) · (Jacobian of pair t)ᵀ (R / z), no edge in sight.
+
+It serves sums of logarithms too: log Σ_k d_jk exp R_k.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ from torch import Tensor
 from klrp.errors import KlrpError
 from klrp.shares import Shares
 
+# exp(−600) times the smallest share of single precision is still a normal float64.
+SPREAD = 600.0
+
 
 def contract(shares: Shares, r: Tensor) -> list[Tensor]:
-    """R_j [N, *input] for each input of the layer, from R_k [N, *output]."""
+    """R_j [N, *input] for each input of the layer, from R_k [N, *output], in the precision of R_k."""
     results = [r.new_zeros(shape) for shape in shares.layer.inputs]
     for part in shares.parts:
         s = part.scale * r / part.divisor
         for alphas, omegas in zip(part.alphas, part.omegas, strict=True):
-            below = shares.layer.adjoint(s, omegas)
+            below = shares.layer.adjoint(s, [w.to(s.dtype) for w in omegas])
             for result, alpha, c in zip(results, alphas, below, strict=True):
                 result += alpha * c
     if not all(bool(torch.isfinite(result.sum())) for result in results):
@@ -24,3 +30,26 @@ def contract(shares: Shares, r: Tensor) -> list[Tensor]:
             "klrp.rules.epsilon(1e-6), or double precision."
         )
     return results
+
+
+def contract_logs(shares: Shares, r: Tensor) -> list[Tensor] | None:
+    """log Σ_k d_jk exp R_k [N, *input] for shares from 0 up; None where the R_k lie too far apart.
+
+    It is computed in double precision, each sample relative to its largest R_k.
+    """
+    lead = (-1,) + (1,) * (r.ndim - 1)
+    flat = r.flatten(1).double()
+    top = flat.amax(1)
+    top = torch.where(top == -torch.inf, 0, top)
+    low = torch.where(flat == -torch.inf, torch.inf, flat).amin(1)
+    if not bool((top - low < SPREAD).all()):
+        return None
+    found = contract(shares, (r.double() - top.reshape(lead)).exp())
+    tops = (top.reshape(-1, *(1,) * (x.ndim - 1)).to(r.dtype) for x in found)
+    return [_log(x, r.dtype) + t for x, t in zip(found, tops, strict=True)]
+
+
+def _log(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """log x in the given precision; taken there too, if it holds every x, since that is several times as fast."""
+    smallest = torch.where(x > 0, x, 1).amin() if x.numel() else 1
+    return (x.to(dtype) if smallest > torch.finfo(dtype).tiny else x).log().to(dtype)

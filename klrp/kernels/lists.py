@@ -35,7 +35,7 @@ def lists_of(
 ) -> Lists:
     """One list for each position and group of the sites r and z: what is left where r is ``zero``.
 
-    ``margin`` [samples] is the stabiliser ε: z stands for z ± ε, with the sign of z, and for ∞ where that
+    ``margin`` [samples, positions] is the stabiliser ε: z stands for z ± ε, with the sign of z, and for ∞ where that
     is too small for a normal float. What a list holds, and the key by which it falls, depend on the kind:
 
     * REACH, COUNT: values scale / z, weights r; by the size of scale / z.
@@ -64,7 +64,7 @@ def lists_of(
     shift, bits = (22, np.int32) if z.dtype == torch.float32 else (51, np.int64)
     limits = number(scale), number(torch.finfo(z.dtype).tiny)
     shared(
-        fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, margin.to(z.dtype).numpy(), *limits,
+        fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, *flat(margin.to(z.dtype)), *limits,
         shift, starts, index, value, weight, bound.view(bits),
     )  # fmt: skip
     return Lists(starts, index, value, weight, bound)
@@ -107,7 +107,7 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def fill(
-        first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, scale, tiny, shift,
+        first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, margin_strides, scale, tiny, shift,
         starts, index, value, weight, bound,
     ):  # fmt: skip
         strip, strips, positions, groups, channels = sizes
@@ -123,7 +123,6 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
             m_base = n * mark_strides[0] + p0 * mark_strides[1] + g * mark_strides[2]
             z_base = n * z_strides[0] + p0 * z_strides[1] + g * z_strides[2]
             here = min(strip, positions - p0)
-            epsilon = margin[n]
             origin = starts[(n * positions + p0) * groups + g]
             begin, size, top = 0, 0, 0
             for k in range(channels):
@@ -135,6 +134,7 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
                 for e in range(begin, size):
                     relevance = r[r_k + position[e] * r_strides[1]]
                     total = z[z_k + position[e] * z_strides[1]]
+                    epsilon = margin[n * margin_strides[0] + (p0 + position[e]) * margin_strides[1]]
                     total = total - epsilon if total < 0 else total + epsilon
                     dead = abs(total) < tiny
                     if logs:

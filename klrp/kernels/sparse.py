@@ -6,7 +6,7 @@ layer's maps there, and ``map_of`` back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 
 import numpy as np
 import torch
@@ -41,17 +41,17 @@ def fits(layer: Layer, device: torch.device) -> str:
 def sites(layer: Layer, x: Tensor) -> Tensor:
     """A map of the layer's input or output as [samples, y, x, groups, channels]."""
     if isinstance(layer, Linear):
-        return x.reshape(-1, 1, 1, 1, x.shape[-1])
+        return x.reshape(1, -1, 1, 1, x.shape[-1])
     x = x.unsqueeze(2) if x.ndim == 3 else x
     return x.permute(0, 2, 3, 1).unflatten(3, (layer.groups, -1))
 
 
 def margins(layer: Layer, epsilon: Tensor) -> Tensor:
-    """ε of each sample [N] for each of the samples that ``sites`` makes."""
-    if not isinstance(layer, Linear):
-        return epsilon
+    """ε of each sample [N] at each position of ``sites`` [samples, positions]."""
     between = (1,) * (len(layer.output) - 2)
-    return epsilon.reshape(-1, *between).expand(layer.output[:-1]).flatten()
+    if isinstance(layer, Linear):
+        return epsilon.reshape(-1, *between).expand(layer.output[:-1]).reshape(1, -1)
+    return epsilon[:, None].expand(-1, math.prod(layer.output[2:]))
 
 
 def downward(
@@ -67,9 +67,9 @@ def downward(
     """What each neuron of the input [N, *input] gets from the lists of the upper ones, and whether an
     activation has the other sign."""
     windows, lower, upper = _planes(layer)
-    tables = [_table(_upper_of(windows, axis, lower[axis]), upper[axis]) for axis in range(2)]
+    tables = [_upper_of(windows, axis, lower[axis], upper[axis]) for axis in range(2)]
     result, at = torch.empty(layer.inputs[0], dtype=out), sites(layer, a)
-    packed = pack(_weights(layer, w), often=len(at) >= FEW)
+    packed = pack(_weights(layer, w), often=at.shape[:3].numel() >= FEW)
     others = walk.run(kind, found, packed, at, *tables, upper, sites(layer, result), cut, sign)
     return result, others
 
@@ -79,13 +79,14 @@ def largest(layer: Layer, x: Tensor, w: Tensor, wanted: Tensor | None = None) ->
     at = sites(layer, x)
     result = x.new_empty(layer.output)
     wanted = torch.ones_like(result, dtype=torch.bool) if wanted is None else wanted
-    if isinstance(layer, Linear) and len(at) < FEW:
-        wanted = wanted.reshape(len(at), -1)
-        return walk.row_maximum(at.flatten(1), w, wanted).reshape(layer.output)
+    if isinstance(layer, Linear) and at.shape[1] < FEW:
+        wanted = wanted.reshape(at.shape[1], -1)
+        return walk.row_maximum(at.reshape(at.shape[1], -1), w, wanted).reshape(layer.output)
     windows, lower, upper = _planes(layer)
-    tables = [_table(_lower_of(windows, axis, upper[axis]), lower[axis]) for axis in range(2)]
+    tables = [_lower_of(windows, axis, lower[axis], upper[axis]) for axis in range(2)]
     one = x.new_ones(()).expand(at.shape)
-    found = lists.lists_of(lists.MAX, at.abs(), one, 0.0, x.new_zeros(len(at)))
+    none = x.new_zeros(()).expand(len(at), at.shape[1:3].numel())
+    found = lists.lists_of(lists.MAX, at.abs(), one, 0.0, none)
     packed = pack(_weights(layer, w).transpose(1, 2))
     wanted = sites(layer, wanted.to(x.dtype))
     walk.run(lists.MAX, found, packed, wanted, *tables, lower, sites(layer, result))
@@ -95,7 +96,8 @@ def largest(layer: Layer, x: Tensor, w: Tensor, wanted: Tensor | None = None) ->
 def _planes(layer: Layer) -> tuple[Windows, tuple[int, int], tuple[int, int]]:
     """The windows over two axes, and how many positions the input and the output have along them."""
     if isinstance(layer, Linear):
-        return POINT, (1, 1), (1, 1)
+        samples = math.prod(layer.output[:-1])
+        return POINT, (samples, 1), (samples, 1)
     w, lower, upper = layer.windows, layer.inputs[0][2:], layer.output[2:]
     if len(w.kernel) == 1:
         w = Windows((1, *w.kernel), (1, *w.stride), ((0, 0), *w.padding), (1, *w.dilation))
@@ -110,22 +112,15 @@ def _weights(layer: Layer, weight: Tensor) -> Tensor:
     return weight.flatten(2).unflatten(0, (layer.groups, -1))
 
 
-def _upper_of(windows: Windows, axis: int, positions: int) -> Iterator[list[float]]:
-    """For each lower position the upper one that each offset leads to; a fraction where there is none."""
-    kernel, stride = windows.kernel[axis], windows.stride[axis]
-    left, dilation = windows.padding[axis][0], windows.dilation[axis]
-    for y in range(positions):
-        yield [(y + left - u * dilation) / stride for u in range(kernel)]
+def _upper_of(windows: Windows, axis: int, lower: int, upper: int) -> np.ndarray:
+    """[lower positions, offsets]: the upper position that each leads to, −1 where there is none."""
+    offset = np.arange(windows.kernel[axis]) * windows.dilation[axis] - windows.padding[axis][0]
+    whole, rest = np.divmod(np.arange(lower)[:, None] - offset, windows.stride[axis])
+    return np.where((rest == 0) & (whole >= 0) & (whole < upper), whole, -1).astype(np.int32)
 
 
-def _lower_of(windows: Windows, axis: int, positions: int) -> Iterator[list[float]]:
-    kernel, stride = windows.kernel[axis], windows.stride[axis]
-    left, dilation = windows.padding[axis][0], windows.dilation[axis]
-    for y in range(positions):
-        yield [y * stride + u * dilation - left for u in range(kernel)]
-
-
-def _table(rows: Iterator[list[float]], size: int) -> np.ndarray:
-    table = np.array(list(rows), dtype=np.float64)
-    valid = (table >= 0) & (table < size) & (table == np.floor(table))
-    return np.where(valid, table, -1).astype(np.int32)
+def _lower_of(windows: Windows, axis: int, lower: int, upper: int) -> np.ndarray:
+    """[upper positions, offsets]: the lower position that each leads to, −1 where there is none."""
+    offset = np.arange(windows.kernel[axis]) * windows.dilation[axis] - windows.padding[axis][0]
+    found = np.arange(upper)[:, None] * windows.stride[axis] + offset
+    return np.where((found >= 0) & (found < lower), found, -1).astype(np.int32)
