@@ -81,6 +81,8 @@ class PartShares:
         """z with ∞ in the place of 0, so that every share into such a neuron is 0; what is too small for
         a normal float counts as 0."""
         z = self.z
+        if self.rule.eps >= torch.finfo(z.dtype).tiny:  # the stabiliser keeps z from 0
+            return z
         return torch.where(z.abs() < torch.finfo(z.dtype).tiny, torch.inf, z)
 
     def single(self) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -83,6 +84,9 @@ def _shadow(model: nn.Module) -> tuple[nn.Module, set[int]]:
     shared = {}
     for module in model.modules():
         shared.update({id(p): p for p in module.parameters(recurse=False)})
+        # A module has a dozen dictionaries without entries, which take deepcopy longer than the rest.
+        empty = [v for v in vars(module).values() if isinstance(v, dict) and not v]
+        shared.update({id(v): type(v)() for v in empty if type(v) in (dict, OrderedDict)})
         shared.update({id(t): t for t in _tensors(vars(module)) if not t.is_leaf})
     shadow = copy.deepcopy(model, shared).eval()
     changing = set()

@@ -17,13 +17,13 @@ SPREAD = 600.0
 
 def contract(shares: Shares, r: Tensor) -> list[Tensor]:
     """R_j [N, *input] for each input of the layer, from R_k [N, *output], in the precision of R_k."""
-    results = [r.new_zeros(shape) for shape in shares.layer.inputs]
+    results = [None] * len(shares.layer.inputs)
     for part in shares.parts:
-        s = part.scale * r / part.divisor
+        s = (r if part.scale == 1 else part.scale * r) / part.divisor
         for alphas, omegas in zip(part.alphas, part.omegas, strict=True):
             below = shares.layer.adjoint(s, [w.to(s.dtype) for w in omegas])
-            for result, alpha, c in zip(results, alphas, below, strict=True):
-                result += alpha * c
+            for i, (alpha, c) in enumerate(zip(alphas, below, strict=True)):
+                results[i] = alpha * c if results[i] is None else results[i] + alpha * c
     if not all(bool(torch.isfinite(result.sum())) for result in results):
         raise KlrpError.value(
             "relevance grew beyond what floats hold, since some z_k is almost 0. Use a rule with a stabiliser, such as "
