@@ -1,21 +1,27 @@
-"""The small networks of the book: trained in seconds, and seeded throughout."""
+"""The networks of the book: small ones, trained in seconds and seeded, and one for photographs."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from klrp.data import Digits
+from klrp.data import IMAGENETTE, Digits, load_weights
 from klrp.errors import KlrpError
 
 # One pass over MNIST is 1875 steps, one over the embedded digits only 45.
 EPOCHS = {"mnist": 1, "sklearn-digits": 30}
+# Half of VGG-16's channels; 0 stands for a pooling that halves the picture.
+WIDTHS = (32, 32, 0, 64, 64, 0, 128, 128, 128, 0, 256, 256, 256, 0, 256, 256, 256, 0)
+VGG_FILE = "vgg16_half_imagenette.safetensors"
+VGG_SHA256 = "2b938e022683a9d4e3def2e0ff20abd9bc133cdbe49d39e76a242ec6957e1a55"
 
 
 def mlp(
@@ -132,6 +138,76 @@ def digit_mlp(
     images, labels = digits.train_images, digits.train_labels
     network = mlp(seed=seed, dtype=images.dtype)
     return train(network, images, labels, epochs=epochs, seed=seed, progress=progress)
+
+
+def vgg16_half(classes: int = 10, *, seed: int = 0) -> nn.Sequential:
+    """An untrained VGG-16 with BatchNorm and half the channels: [n, 3, h, w] to logits [n, classes].
+
+    The layers have the names of torchvision's ``vgg16_bn``, ``features.0`` to ``classifier.6``; the
+    two hidden layers of the classifier have 256 neurons. It takes pictures from 32 pixels on.
+    ``seed`` fixes the initial weights; the caller's random state stays as it is. A KlrpError says
+    that ``classes`` is no integer >= 1.
+
+    Example:
+        >>> logits = klrp.models.vgg16_half()(torch.rand(2, 3, 224, 224))  # [2, 10]
+    """
+    if not isinstance(classes, int) or classes < 1:
+        raise KlrpError.value(f"vgg16_half: classes is {classes!r}; give an integer >= 1.")
+    layers: list[nn.Module] = []
+    parts = nn.Sequential()
+    with _seeded(seed):
+        channels = 3
+        for width in WIDTHS:
+            if width:
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                ]
+                channels = width
+            else:
+                layers.append(nn.MaxPool2d(2))
+        parts.features = nn.Sequential(*layers)
+        parts.avgpool = nn.AdaptiveAvgPool2d(7)
+        parts.flatten = nn.Flatten()
+        parts.classifier = nn.Sequential(
+            *(nn.Linear(channels * 7 * 7, 256), nn.ReLU(), nn.Dropout()),
+            *(nn.Linear(256, 256), nn.ReLU(), nn.Dropout()),
+            nn.Linear(256, classes),
+        )
+    return parts
+
+
+def imagenette_vgg(path: str | Path | None = None) -> nn.Sequential:
+    """``vgg16_half`` trained on the ten classes ``IMAGENETTE``, in float32, frozen, in eval mode.
+
+    It takes photographs [n, 3, 224, 224] after ``klrp.data.imagenet_normalise``. The file, of 14 MB,
+    is the first ``vgg16_half_imagenette.safetensors`` in ``$KLRP_DATA/weights``, ``./assets``,
+    ``./book/assets`` and the ``book/assets`` beside the package, or ``path``; whichever it is, its
+    hash is checked. ``scripts/train_vgg.py`` made it. A KlrpError says that there is no such file,
+    or that it is another one.
+
+    Example:
+        >>> x = klrp.data.imagenet_normalise(klrp.data.photo("china").image)
+        >>> klrp.models.IMAGENETTE[klrp.models.imagenette_vgg()(x).argmax()]  # 'church'
+    """
+    network = vgg16_half(len(IMAGENETTE))
+    network.load_state_dict(load_weights(_vgg_file() if path is None else path, VGG_SHA256))
+    return network.eval().requires_grad_(False)
+
+
+def _vgg_file() -> Path:
+    given = os.environ.get("KLRP_DATA", "none")
+    folders = [] if given in ("", "none") else [Path(given).expanduser() / "weights"]
+    here, repository = Path.cwd(), Path(__file__).resolve().parents[1]
+    folders += [here / "assets", here / "book" / "assets", repository / "book" / "assets"]
+    for folder in folders:
+        if (folder / VGG_FILE).is_file():
+            return folder / VGG_FILE
+    raise KlrpError.value(
+        f"imagenette_vgg: there is no {VGG_FILE} in {', '.join(map(str, folders))}. Fetch it from "
+        "book/assets of the repository, and give its path or put it into $KLRP_DATA/weights."
+    )
 
 
 @contextmanager

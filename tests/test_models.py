@@ -1,17 +1,22 @@
-"""klrp.models: the MLP, its training against a loop that spells it out, and what is refused."""
+"""klrp.models: the networks, their training against a loop that spells it out, what is refused."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import train_vgg
+from PIL import Image
 from torch import nn
 
 from klrp import data, models
 from klrp.errors import KlrpError
 
 GIVEN = os.environ.get("KLRP_DATA", "none")
-MNIST = Path(GIVEN if GIVEN else "none").expanduser() / "MNIST" / "raw"
+FOLDER = Path(GIVEN if GIVEN else "none").expanduser()
+MNIST, IMAGENETTE = FOLDER / "MNIST" / "raw", FOLDER / "imagenette2-160" / "val"
+ASSET = Path(__file__).resolve().parents[1] / "book" / "assets" / models.VGG_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -220,3 +225,132 @@ def test_numbers_out_of_range(task, wrong):
 def test_network_without_a_class_axis():
     with pytest.raises(KlrpError, match=r"makes no logits \[n, c\]"):
         models.accuracy(nn.Flatten(0), torch.rand(7), torch.zeros(7, dtype=torch.int64))
+
+
+def test_vgg16_half_is_torchvisions_vgg16_bn_with_half_the_channels():
+    from torchvision.models import vgg16_bn
+
+    with torch.device("meta"):
+        theirs = vgg16_bn()
+    ours = models.vgg16_half(7)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for part in ("features", "classifier"):
+        pair = [[type(m) for m in getattr(network, part)] for network in (ours, theirs)]
+        assert pair[0] == pair[1]
+    for half, full in zip(ours.features.parameters(), theirs.features.parameters(), strict=True):
+        channels = [n if n == 3 else n // 2 for n in full.shape[:2]]
+        assert list(half.shape) == [*channels, *full.shape[2:]]
+    widths = [tuple(p.shape) for p in ours.classifier.parameters()][::2]
+    assert widths == [(256, 256 * 7 * 7), (256, 256), (7, 256)]
+    assert ours(torch.rand(2, 3, 32, 37)).shape == (2, 7)
+
+
+def test_vgg16_half_is_fixed_by_its_seed_alone():
+    torch.manual_seed(5)
+    first, state = models.vgg16_half(), torch.get_rng_state()
+    torch.manual_seed(7)
+    assert same(first, models.vgg16_half(seed=0)) and not same(first, models.vgg16_half(seed=1))
+    torch.manual_seed(5)
+    assert torch.equal(torch.get_rng_state(), state), "vgg16_half drew from the caller's generator"
+
+
+@pytest.mark.parametrize("classes", [0, 2.5, "ten"])
+def test_vgg16_half_classes(classes):
+    with pytest.raises(KlrpError, match=f"vgg16_half: classes is {classes!r}; give an integer"):
+        models.vgg16_half(classes)
+
+
+def test_imagenette_vgg_is_the_shipped_file():
+    assert ASSET.stat().st_size <= 15e6
+    network = models.imagenette_vgg()
+    assert same(network, models.imagenette_vgg(ASSET))
+    assert not any(m.training for m in network.modules())
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
+    x = data.imagenet_normalise(data.photo("china").image)
+    logits = network(x)
+    assert logits.shape == (1, 10) and logits.isfinite().all()
+    assert models.IMAGENETTE[logits.argmax()] == "church"
+
+
+@pytest.mark.skipif(not IMAGENETTE.is_dir(), reason="KLRP_DATA holds no imagenette2-160/val")
+def test_imagenette_vgg_knows_its_classes():
+    files = [sorted(folder.iterdir())[:4] for folder in sorted(IMAGENETTE.iterdir())]
+    images = torch.cat([data.photo(path).image for four in files for path in four])
+    x, labels = data.imagenet_normalise(images), torch.arange(10).repeat_interleave(4)
+    assert models.accuracy(models.imagenette_vgg(), x, labels, batch=10) >= 0.75
+
+
+def test_imagenette_vgg_takes_no_other_file(tmp_path, monkeypatch):
+    other = tmp_path / "weights" / models.VGG_FILE
+    data.save_weights(other, {"x": torch.zeros(2)})
+    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {models.VGG_SHA256}"):
+        models.imagenette_vgg(other)
+    monkeypatch.setenv("KLRP_DATA", str(tmp_path))
+    with pytest.raises(KlrpError, match=f"{other} .* has sha256"):
+        models.imagenette_vgg()
+
+
+def test_imagenette_vgg_says_where_it_looked(tmp_path, monkeypatch):
+    with pytest.raises(KlrpError, match="no.safetensors.*give the path of a file"):
+        models.imagenette_vgg(tmp_path / "no.safetensors")
+    monkeypatch.setattr(models, "VGG_FILE", "no.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KlrpError, match=rf"no.safetensors in {tmp_path}/assets, .*book/assets"):
+        models.imagenette_vgg()
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A folder of 2 x 4 pictures to train on and as many to validate on; arguments for the script."""
+    draw = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for i in range(8):
+            path = tmp_path / part / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(256, size=(37, 32, 3), dtype=np.uint8)).save(path)
+    folders = ["--data", str(tmp_path), "--cache", str(tmp_path / "cache")]
+    return [*folders, "--size", "32", "--epochs", "1", "--batch", "4", "--every", "1"]
+
+
+def test_training_goes_on_where_it_was_stopped(noise, tmp_path, capsys):
+    def run(name, *more):
+        files = ["--state", str(tmp_path / f"{name}.pt"), "--out", str(tmp_path / name)]
+        train_vgg.main([*noise, *files, *more])
+
+    run("whole")
+    run("parts", "--steps", "1")
+    assert not (tmp_path / "parts").exists(), "nothing is exported before an epoch ends"
+    run("parts")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+    states = [train_vgg.read(tmp_path / f"{name}.pt") for name in ("whole", "parts")]
+    for part in ("network", "average"):
+        assert all(torch.equal(x, states[1][part][k]) for k, x in states[0][part].items())
+    assert states[0]["step"] == 2 and "of all at 32 pixels" in (tmp_path / "whole.log").read_text()
+
+    train_vgg.main(
+        [*noise, "--export", str(tmp_path / "parts.pt"), "--out", str(tmp_path / "again")]
+    )
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
+    capsys.readouterr()
+    train_vgg.main([*noise, "--evaluate", str(tmp_path / "again")])
+    assert f"{capsys.readouterr().out.split()[1]} of all" in (tmp_path / "whole.log").read_text()
+    with pytest.raises(SystemExit, match="is of a run with .*'seed': 0"):
+        run("whole", "--seed", "1")
+
+
+def test_training_starts_from_the_weights_that_are_named(noise, tmp_path):
+    start = tmp_path / "start.safetensors"
+    data.save_weights(start, models.vgg16_half(2, seed=3).state_dict())
+    for name, lr in (("still", "1e-12"), ("moved", "0.1")):
+        files = ["--state", str(tmp_path / f"{name}.pt"), "--out", str(tmp_path / name)]
+        train_vgg.main([*noise, *files, "--start", str(start), "--lr", lr, "--steps", "1"])
+        network = train_vgg.read(tmp_path / f"{name}.pt")["network"]
+        first = models.vgg16_half(2, seed=3).classifier[6].weight
+        assert torch.allclose(network["classifier.6.weight"], first, atol=1e-9) == (name == "still")
+    with pytest.raises(KlrpError, match="has sha256"):
+        train_vgg.main([*noise, "--start", str(start), "--sha256", "0" * 64])
+
+
+def test_training_on_sizes_without_epochs(noise):
+    with pytest.raises(SystemExit, match="as many --epochs as --size"):
+        train_vgg.main([*noise, "--epochs", "1", "2"])
