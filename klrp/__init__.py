@@ -9,7 +9,7 @@ torch.fx can trace.
 from importlib import import_module
 from typing import Any
 
-from klrp import conversions, rules, symbolic
+from klrp import composites, conversions, rules, symbolic
 from klrp.composites import ADD, ANY, FIRST, Composite
 from klrp.errors import KlrpError
 from klrp.meanings import register
@@ -34,16 +34,12 @@ __version__ = "0.1.0"
 __all__ = [
     "ADD", "ANY", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY", "KlrpError", "LOG",
     "LUKASIEWICZ", "MAX_PLUS", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__", "check_laws",
-    "conversions", "data", "explain", "explain_many", "kernel_for", "models", "plot", "register", "rules", "symbolic",
-    "widgets",
+    "composites", "conversions", "data", "explain", "explain_many", "kernel_for", "masks", "models", "perturbation",
+    "plot", "pruning", "register", "rules", "symbolic", "widgets",
 ]  # fmt: skip
 
-_ON_USE = (
-    "data",
-    "models",
-    "plot",
-    "widgets",
-)  # they bring torchvision, matplotlib, ipywidgets along
+# They bring torchvision, matplotlib, ipywidgets along.
+_ON_USE = ("data", "masks", "models", "perturbation", "plot", "pruning", "widgets")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,523 @@
+"""What becomes of a prediction when pixels are perturbed: flipping curves, attack zones, learned masks.
+
+A map of relevance claims that some pixels matter more than others. Here the claim is tested: pixels are
+replaced by noise in the order of the map, and the network is asked again. Images are [n, c, h, w].
+
+Noise is what takes the place of a pixel: ``"zero"``, ``"invert"`` (1 − x), ``"mean"`` (of the image's channel),
+``"uniform"`` (in [0, 1]), ``"blur"`` (see `blur`), or a function from images to images that treats each one
+by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from klrp import models, plot
+from klrp.errors import KlrpError
+from klrp.relevance import Relevance
+from klrp.tables import Table
+
+Noise = str | Callable[[Tensor], Tensor]
+NOISES = ("zero", "invert", "mean", "uniform", "blur")
+SCORES = ("accuracy", "probability", "logit")
+
+
+class _Printed:
+    """Prints as its table."""
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Curves(_Printed):
+    """The score of each image while its pixels are perturbed, step by step.
+
+    ``fractions`` [s + 1] of the pixels are perturbed, the ``most`` relevant first or the ``least``; both hold
+    for each map the scores [n, s + 1]. With accuracy, the score of an image is 1 or 0.
+    """
+
+    fractions: Tensor
+    most: Mapping[str, Tensor]
+    least: Mapping[str, Tensor]
+    score: str
+
+    def area(self, values: Tensor) -> Tensor:
+        """The area [...] under curves [..., s + 1], divided by its width: a mean score."""
+        width = self.fractions[-1] - self.fractions[0]
+        return torch.trapezoid(values, self.fractions.to(values), dim=-1) / width
+
+    def between(self, name: str) -> Tensor:
+        """The area [n] between the two curves of each image: positive where the map knows what matters."""
+        return self.area(self.least[name] - self.most[name])
+
+    @property
+    def insertion(self) -> dict[str, Tensor]:
+        """Scores [n, s + 1] while pixels are inserted into noise, the most relevant first.
+
+        That is ``least`` read backwards, over ``1 - fractions.flip(0)`` of inserted pixels, since the least
+        relevant are those not yet inserted.
+        """
+        return {name: values.flip(1) for name, values in self.least.items()}
+
+    def table(self) -> Table:
+        """Mean areas and the standard error of the one between, the largest on top."""
+        rows = []
+        for name in self.most:
+            areas = self.between(name)
+            error = float(areas.std()) / len(areas) ** 0.5 if len(areas) > 1 else float("nan")
+            under = (float(self.area(v[name]).mean()) for v in (self.most, self.least))
+            rows.append((name, *under, float(areas.mean()), error))
+        rows.sort(key=lambda row: -row[3])
+        return Table(("map", "most first", "least first", "between", "±"), tuple(rows))
+
+    def plot(self) -> plot.Figure:
+        """Mean curves, most relevant first beside least relevant first, with 95 % bootstrap bands."""
+
+        def draw(side: Mapping[str, Tensor], ax: plot.Axes) -> plot.Axes:
+            means = {name: values.mean(0) for name, values in side.items()}
+            bands = {name: bootstrap(values) for name, values in side.items()}
+            labels = dict(xlabel="fraction of pixels perturbed", ylabel=self.score)
+            return plot.curves(self.fractions, means, ax, bands=bands, **labels)
+
+        sides = [partial(draw, self.most), partial(draw, self.least)]
+        return plot.panel(sides, ["most relevant first", "least relevant first"], width=7)
+
+
+@torch.no_grad()
+def flip(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    maps: Mapping[str, Tensor | Relevance],
+    *,
+    noise: Noise = "zero",
+    region: int = 1,
+    steps: int | Sequence[int] = 28,
+    score: str = "accuracy",
+    batch: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Curves:
+    r"""Perturb pixels in the order of each map, from either end, and record the score of the label.
+
+    .. math:: f_k(x) = f\big(x ∘ [r ≥ k] + \tilde{x} ∘ [r < k]\big), \qquad
+        \text{between} = \int_0^1 (f_{least} - f_{most})
+
+    where r is the rank of a pixel by relevance and x̃ is noise (Bach et al. 2015; Samek et al. 2017 for
+    regions). The least-first order is the reverse of the most-first one. Pixels of equal relevance are put
+    in a random order, seeded and the same for all maps: a constant map gives a random order.
+
+    Args:
+        images, labels: [n, c, h, w] floats and [n] int64.
+        maps: of relevance, [n, h, w], [n, c, h, w] (summed over c), [h, w] for all images, or a Relevance.
+        noise: what takes the place of pixels; see the module.
+        region: the side of the squares that are perturbed at once, by the sum of their relevance.
+        steps: a number of equal steps (at most one for each pixel), or how many pixels (regions) are perturbed at each point.
+        score: ``"accuracy"``, the ``"probability"`` of the label, or its ``"logit"``.
+        batch: how many images are perturbed at a time; the result does not depend on it.
+        seed: of ties and of uniform noise.
+
+    Raises:
+        KlrpError: for whatever of these does not fit; the message says what to do.
+
+    Example:
+        >>> maps = {"LRP-ε": klrp.explain(model, x, y), "ink": x}
+        >>> flip(model, x, y, maps, noise="invert").plot()
+    """
+    network = _checked("flip", model, images, labels, batch)
+    if score not in SCORES:
+        raise KlrpError.value(f"flip: score is {score!r}; expected one of {', '.join(SCORES)}.")
+    if not maps or not isinstance(region, int) or region < 1:
+        raise KlrpError.value(
+            f"flip: got {len(maps)} maps and region={region!r}; expected one map or more and an integer >= 1."
+        )
+    grids = {name: _regions(name, map, images, region) for name, map in maps.items()}
+    units = -(-images.shape[2] // region) * -(-images.shape[3] // region)
+    counts = _counts(steps, units)
+    shape = (len(images), len(counts))
+    most, least = ({name: images.new_zeros(shape) for name in maps} for _ in range(2))
+    ties = {name: torch.Generator().manual_seed(seed) for name in maps}
+    blocks = _batches(images, labels, noise, batch, seed)
+    total = 2 * len(maps) * -(-len(images) // batch)
+    with tqdm(total=total, desc="flip", leave=False, disable=not progress) as bar:
+        for rows, x, y, noisy in blocks:
+            # With nothing or everything perturbed, all maps agree.
+            ends = {0: _scored(network(x), y, score), units: _scored(network(noisy), y, score)}
+            for name in maps:
+                ranks = _ranks(grids[name][rows], ties[name])
+                for values, order in ((most, ranks), (least, units - 1 - ranks)):
+                    pixels = _spread(order, region, x)
+                    for i, count in enumerate(counts):
+                        if count in ends:
+                            values[name][rows, i] = ends[count]
+                            continue
+                        logits = network(torch.where(pixels < count, noisy, x))
+                        values[name][rows, i] = _scored(logits, y, score)
+                    bar.update()
+    fractions = torch.tensor(counts, dtype=torch.float64) / units
+    return Curves(fractions, most, least, score)
+
+
+def scores(relevance: Relevance) -> Tensor:
+    """The relevance of each pixel as a number, [n, h, w] float64: the score, summed over the channels.
+
+    Where scores are logarithms, the exponential relative to the image's largest is summed.
+
+    Example:
+        >>> scores(klrp.explain(model, x, y, semiring="tropical"))
+    """
+    values = relevance.semiring.score(relevance.input).double()
+    if values.ndim != 4:
+        raise KlrpError.value(
+            f"maps: got a Relevance whose input has shape {tuple(values.shape)}; expected images [n, c, h, w]."
+        )
+    if values.isinf().any():
+        largest = values.flatten(1).amax(1).nan_to_num(neginf=0.0)
+        values = (values - largest[:, None, None, None]).exp()
+    return values.sum(1)
+
+
+@torch.no_grad()
+def attack_maps(relevance: Tensor, n: int, *, eta: float = 1.0, seed: int = 0) -> Tensor:
+    r"""Maps [n, h, w] whose order is n random attacks, guided by one map of relevance [h, w].
+
+    Pixel after pixel is drawn from
+
+    .. math:: P(X = i) ∝ \exp(-η R_i) ,
+
+    so that a relevant pixel is unlikely to be attacked; one that has been drawn before is redrawn uniformly
+    among those left, as in the report (Groudiev and Maniu 2024). With η = 0 the attack is uniform. Give the maps to
+    `flip`: the first pixel has the largest value.
+
+    Example:
+        >>> flip(model, x, y, {"guided": attack_maps(mean_relevance, len(x), eta=200.0)}, noise="invert")
+    """
+    if relevance.ndim != 2 or not relevance.isfinite().all():
+        raise KlrpError.value(
+            f"attack_maps: relevance has shape {tuple(relevance.shape)}; expected finite numbers [h, w]. Average "
+            "the maps of several images, maps.mean(0)."
+        )
+    generator, size = torch.Generator().manual_seed(seed), relevance.numel()
+    chances = torch.softmax(-eta * relevance.cpu().double().flatten(), 0)
+    drawn = torch.multinomial(chances, n * size, replacement=True, generator=generator)
+    maps, every = torch.zeros(n, size, dtype=torch.float64), torch.arange(n)
+    # The smallest of these keys among the pixels left is a uniform draw from them.
+    keys = torch.rand(n, size, generator=generator, dtype=torch.float64)
+    for step, pixel in enumerate(drawn.reshape(size, n)):
+        pixel = torch.where(maps[every, pixel] == 0, pixel, keys.argmin(1))
+        maps[every, pixel], keys[every, pixel] = float(size - step), 2.0
+    return maps.reshape(n, *relevance.shape).to(relevance.device)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Zones(_Printed):
+    """The accuracy on each class when a window is perturbed: ``accuracy`` [classes, h', w'] by its centre.
+
+    ``clean`` [classes] is the accuracy without a window, ``labels`` [classes] are the classes, ``counts``
+    [classes] the numbers of their images; centres are ``stride`` pixels apart.
+    """
+
+    accuracy: Tensor
+    clean: Tensor
+    labels: Tensor
+    counts: Tensor
+    stride: int
+
+    @property
+    def overall(self) -> Tensor:
+        """The accuracy [h', w'] on all images."""
+        weights = self.counts.double() / self.counts.sum()
+        return (weights[:, None, None] * self.accuracy).sum(0)
+
+    @property
+    def drop(self) -> Tensor:
+        """How much accuracy each window costs, [classes, h', w']."""
+        return self.clean[:, None, None] - self.accuracy
+
+    def table(self) -> Table:
+        """For each class: accuracy untouched, at the worst window, and the centre of that window."""
+        rows = []
+        for label, clean, map in zip(self.labels.tolist(), self.clean, self.accuracy, strict=True):
+            row, column = divmod(int(map.argmin()), map.shape[1])
+            at = (row * self.stride, column * self.stride)
+            rows.append((label, float(clean), float(map.min()), *at))
+        return Table(("class", "clean", "worst", "row", "column"), tuple(rows))
+
+    def plot(self) -> plot.Figure:
+        """How much accuracy each window costs, by class: red where it costs, blue where it helps."""
+        titles = [f"class {label}" for label in self.labels.tolist()]
+        settings = dict(share_scale=True, colorbar=True, width=7)
+        return plot.panel(list(self.drop), titles, **settings)
+
+
+@torch.no_grad()
+def zones(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    window: int = 4,
+    stride: int = 1,
+    noise: Noise = "invert",
+    batch: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Zones:
+    """Perturb a square window at every position, and measure the accuracy on each class.
+
+    The window centred at (r, c) covers rows r − ⌊window/2⌋ to r − ⌊window/2⌋ + window − 1 and the same
+    columns; what lies outside the image is cut off. Arguments and errors are those of `flip`; centres are
+    ``stride`` pixels apart.
+
+    Example:
+        >>> zones(model, d.test_images[:1000], d.test_labels[:1000]).plot()
+    """
+    network = _checked("zones", model, images, labels, batch)
+    if window < 1 or stride < 1:
+        raise KlrpError.value(
+            f"zones: window={window}, stride={stride}; expected two integers >= 1."
+        )
+    height, width = images.shape[2:]
+    classes, members = labels.unique(return_inverse=True)
+    grid = [(r, c) for r in range(0, height, stride) for c in range(0, width, stride)]
+    hits = torch.zeros(len(classes), len(grid) + 1, dtype=torch.float64)
+    blocks = list(_batches(images, labels, noise, batch, seed))
+    for at in tqdm(range(len(grid) + 1), desc="zones", leave=False, disable=not progress):
+        for rows, x, y, noisy in blocks:
+            if at:  # the first is without a window
+                r, c = (max(centre - window // 2, 0) for centre in grid[at - 1])
+                bottom, right = (centre - window // 2 + window for centre in grid[at - 1])
+                x = x.clone()
+                x[..., r:bottom, c:right] = noisy[..., r:bottom, c:right]
+            right_ones = (network(x).argmax(1) == y).double().cpu()
+            hits[:, at].index_add_(0, members[rows].cpu(), right_ones)
+    counts = members.bincount().cpu()
+    accuracy = hits / counts[:, None]
+    shape = (len(classes), -(-height // stride), -(-width // stride))
+    return Zones(accuracy[:, 1:].reshape(shape), accuracy[:, 0], classes.cpu(), counts, stride)
+
+
+@torch.enable_grad()
+def learned_mask(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    noise: Noise = "blur",
+    shrink: int = 2,
+    steps: int = 200,
+    lr: float = 0.1,
+    sparsity: float = 1e-3,
+    smoothness: float = 1e-2,
+    batch: int = 100,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tensor:
+    r"""Maps [n, h, w] in [0, 1] of what has to be perturbed to lose the label, learned by descent.
+
+    .. math:: \min_m \; p_y\big((1 - m) ∘ x + m ∘ \tilde{x}\big) + λ_1 \sum m + λ_2 \sum |∇m|^3
+
+    The mask m has sides ``shrink`` times shorter than the image and is enlarged (bilinear); λ₁ is
+    ``sparsity``, λ₂ ``smoothness``. Adam starts with m = 1/2 and takes ``steps`` steps (Fong and Vedaldi 2017, whose m is our
+    1 − m, and who also jitter the image). Errors are those of `flip`.
+
+    Example:
+        >>> flip(model, x, y, {"learned": learned_mask(model, x, y)}, noise="blur").plot()
+    """
+    network = _checked("learned_mask", model, images, labels, batch)
+    size = tuple(-(-side // shrink) for side in images.shape[2:])
+    blocks = -(-len(images) // batch)
+    masks = []
+    with tqdm(total=steps * blocks, desc="mask", leave=False, disable=not progress) as bar:
+        for _, x, y, noisy in _batches(images, labels, noise, batch, seed):
+            small = x.new_full((len(x), 1, *size), 0.5).requires_grad_()
+            optimiser = torch.optim.Adam([small], lr=lr)
+            for _ in range(steps):
+                m = _enlarged(small, x)
+                chance = network(x + m * (noisy - x)).softmax(1).gather(1, y[:, None])
+                edges = sum(small.diff(dim=d).abs().pow(3).sum() for d in (2, 3))
+                loss = chance.sum() + sparsity * small.abs().sum() + smoothness * edges
+                (small.grad,) = torch.autograd.grad(loss, small)
+                optimiser.step()
+                with torch.no_grad():
+                    small.clamp_(0, 1)
+                bar.update()
+            masks.append(_enlarged(small.detach(), x)[:, 0])
+    return torch.cat(masks)
+
+
+def replace(images: Tensor, noise: Noise, *, seed: int = 0) -> Tensor:
+    """What takes the place of every pixel, shaped as ``images``; see the module for ``noise``.
+
+    Example:
+        >>> replace(torch.rand(5, 1, 28, 28), "blur").shape
+        torch.Size([5, 1, 28, 28])
+    """
+    return _replaced(images, noise, torch.Generator().manual_seed(seed))
+
+
+def blur(images: Tensor, sigma: float | None = None) -> Tensor:
+    """Images after a Gaussian blur of ``sigma`` pixels, the border repeated.
+
+    By default sigma is the width / 22.4, which is 10 for a photograph of 224 pixels (Fong and Vedaldi 2017).
+    """
+    sigma = images.shape[-1] / 22.4 if sigma is None else sigma
+    if not sigma > 0:
+        raise KlrpError.value(f"blur: sigma is {sigma}; expected a number > 0.")
+    reach = min(int(3 * sigma + 0.5), *(side - 1 for side in images.shape[-2:]))
+    at = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.softmax(-(at**2) / (2 * sigma**2), 0)
+    flat = images.reshape(-1, 1, *images.shape[-2:])
+    flat = functional.pad(flat, (reach,) * 4, mode="replicate")
+    flat = functional.conv2d(
+        functional.conv2d(flat, kernel[None, None, None]), kernel[None, None, :, None]
+    )
+    return flat.reshape(images.shape)
+
+
+def bootstrap(
+    values: Tensor, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The two ends [...] of an interval for the mean of ``values`` [n, ...] over n images.
+
+    Images are drawn n times with replacement, ``resamples`` times over; the interval holds the middle
+    ``level`` of the means (percentiles).
+
+    Example:
+        >>> low, high = bootstrap(curves.between("LRP-ε"))
+    """
+    n, values = len(values), values.double()
+    picks = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
+        1, picks, torch.ones_like(picks, dtype=torch.float64)
+    )
+    means = (times.to(values.device) @ values.reshape(n, -1) / n).reshape(
+        resamples, *values.shape[1:]
+    )
+    outside = (1 - level) / 2
+    return means.quantile(outside, dim=0), means.quantile(1 - outside, dim=0)
+
+
+def _checked(
+    caller: str, model: nn.Module, images: Tensor, labels: Tensor, batch: int
+) -> nn.Module:
+    """A frozen copy of the model in eval mode, once the arguments are checked."""
+    if images.ndim != 4:
+        raise KlrpError.value(
+            f"{caller}: images have shape {tuple(images.shape)}; expected [n, c, h, w]. Add the axes that "
+            "are missing, x[:, None]."
+        )
+    if batch < 1:
+        raise KlrpError.value(f"{caller}: batch={batch}; expected an integer >= 1.")
+    return models._eval_copy(caller, model, images, labels)
+
+
+def _batches(
+    images: Tensor, labels: Tensor, noise: Noise, batch: int, seed: int
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Rows, images, labels and noise of each batch; the noise does not depend on the size of the batches."""
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        x = images[rows].detach()
+        yield rows, x, labels[rows], _replaced(x, noise, generator)
+
+
+def _replaced(x: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
+    if not callable(noise) and noise not in NOISES:
+        raise KlrpError.value(
+            f"noise: got {noise!r}; expected one of {', '.join(NOISES)}, or a function from images to images."
+        )
+    if noise in ("invert", "uniform") and not bool(((x >= 0) & (x <= 1)).all()):
+        raise KlrpError.value(
+            f"noise: {noise!r} is meant for pixels in [0, 1], and images run from {x.min():.4g} to {x.max():.4g}. "
+            "Let the model normalise, nn.Sequential(normalise, model), or give a function."
+        )
+    if noise == "uniform":
+        return torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    kinds = {
+        "zero": torch.zeros_like,
+        "invert": lambda x: 1 - x,
+        "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
+        "blur": blur,
+    }
+    noisy = noise(x) if callable(noise) else kinds[noise](x)
+    if not isinstance(noisy, Tensor) or noisy.shape != x.shape:
+        came = tuple(noisy.shape) if isinstance(noisy, Tensor) else type(noisy).__name__
+        raise KlrpError.value(
+            f"noise: the function gave {came} for images {tuple(x.shape)}; expected the same shape."
+        )
+    return noisy.to(x)
+
+
+def _regions(name: str, map: Tensor | Relevance, images: Tensor, region: int) -> Tensor:
+    """The relevance [n, h', w'] of each square of ``region`` pixels."""
+    values = scores(map) if isinstance(map, Relevance) else torch.as_tensor(map).detach().double()
+    values = values.sum(1) if values.ndim == 4 else values
+    values = values.expand(len(images), *values.shape) if values.ndim == 2 else values
+    expected = (len(images), *images.shape[2:])
+    if tuple(values.shape) != expected:
+        raise KlrpError.value(
+            f"maps: {name!r} has shape {tuple(values.shape)}; expected {expected}, [n, c, h, w] or [h, w]."
+        )
+    if values.isnan().any():
+        raise KlrpError.value(f"maps: {name!r} has NaN; expected numbers that can be ordered.")
+    if region == 1:
+        return values
+    square = dict(stride=region, ceil_mode=True, divisor_override=1)
+    return functional.avg_pool2d(values[:, None], region, **square)[:, 0]
+
+
+def _counts(steps: int | Sequence[int], units: int) -> list[int]:
+    """How many of the units are perturbed at each point of a curve."""
+    if isinstance(steps, int) and steps >= 1:
+        steps = min(steps, units)
+        return [round(i * units / steps) for i in range(steps + 1)]
+    counts = [] if isinstance(steps, int) else list(steps)
+    rising = all(a < b for a, b in zip(counts, counts[1:], strict=False))
+    if len(counts) < 2 or not rising or counts[0] < 0 or counts[-1] > units:
+        raise KlrpError.value(
+            f"flip: steps is {steps!r}; expected an integer >= 1, or two or more rising counts from 0 to {units}, "
+            "the number of pixels or regions."
+        )
+    return counts
+
+
+def _ranks(values: Tensor, generator: torch.Generator) -> Tensor:
+    """The place [n, h, w] of each unit when the largest come first; ties stand in random order."""
+    flat = values.flatten(1)
+    shuffled = torch.rand(flat.shape, generator=generator).argsort(1).to(flat.device)
+    sorted_ = flat.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
+    return shuffled.gather(1, sorted_).argsort(1).reshape(values.shape)
+
+
+def _spread(ranks: Tensor, region: int, x: Tensor) -> Tensor:
+    """Each pixel [n, 1, h, w] gets the rank of its region."""
+    ranks = ranks.repeat_interleave(region, 1).repeat_interleave(region, 2).to(x.device)
+    return ranks[:, None, : x.shape[2], : x.shape[3]]
+
+
+def _scored(logits: Tensor, labels: Tensor, score: str) -> Tensor:
+    if score == "accuracy":
+        return (logits.argmax(1) == labels).to(logits)
+    logits = logits.softmax(1) if score == "probability" else logits
+    return logits.gather(1, labels[:, None])[:, 0]
+
+
+def _enlarged(mask: Tensor, x: Tensor) -> Tensor:
+    return functional.interpolate(
+        mask, size=tuple(x.shape[2:]), mode="bilinear", align_corners=False
+    )
