@@ -181,7 +181,8 @@ def vgg16_half(classes: int = 10, *, seed: int = 0) -> nn.Sequential:
 def imagenette_vgg(path: str | Path | None = None) -> nn.Sequential:
     """``vgg16_half`` trained on the ten classes ``IMAGENETTE``, in float32, frozen, in eval mode.
 
-    It takes photographs [n, 3, 224, 224] after ``klrp.data.imagenet_normalise``. The file, of 14 MB,
+    It takes photographs [n, 3, 224, 224] after ``klrp.data.imagenet_normalise``, and has 86.3 % of
+    Imagenette's 3925 validation photographs right. The file, of 14 MB,
     is the first ``vgg16_half_imagenette.safetensors`` in ``$KLRP_DATA/weights``, ``./assets``,
     ``./book/assets`` and the ``book/assets`` beside the package, or ``path``; whichever it is, its
     hash is checked. ``scripts/train_vgg.py`` made it. A KlrpError says that there is no such file,

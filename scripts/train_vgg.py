@@ -11,7 +11,8 @@ until the step size has come down.
 
 The file in book/assets began with --start at weights that had been trained on smaller crops, with
 84.9 % of the validation photographs right at 112 pixels, and took the first 8 of the 17 epochs of
-this schedule (--bfloat16 --steps 1176).
+this schedule (--bfloat16 --steps 1176). It has 86.3 % of all 3925 validation photographs right at
+224 pixels.
 
 On Linux, MALLOC_MMAP_THRESHOLD_=8000000000 MALLOC_TRIM_THRESHOLD_=16000000000 in the environment
 make training on a CPU a third faster: the memory of a step is kept for the next one.
