@@ -102,8 +102,7 @@ def balance(
         s = part.scale * r / part.divisor
         below = part.total if part.bias is None else part.total - part.bias
         if shares.rule.normaliser == "max":  # here the shares of a neuron add up to more than 1
-            pairs = zip(part.alphas, part.omegas, strict=True)
-            below = sum(shares.layer.linear(x, w) for x, w in pairs)
+            below = part.contributions()
             lost = lost - _sum(s * (below - part.z))
         expected = expected + _sum(s * below)
         stabiliser = stabiliser + _sum(s * (part.z - part.total))

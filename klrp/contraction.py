@@ -6,7 +6,7 @@ from torch import Tensor
 
 from klrp.conversions import Conversion
 from klrp.kernels import blocked, fused, gradient
-from klrp.operations import Layer
+from klrp.operations import Layer, Read
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring
 from klrp.shares import Shares, active_pairs
@@ -27,10 +27,10 @@ class Kernel(str):
 
 
 def kernel_name(
-    layer: Layer, rule: Rule, activations: list[Tensor], theta: Conversion, semiring: Semiring
+    layer: Layer, rule: Rule, reads: list[Read], theta: Conversion, semiring: Semiring
 ) -> Kernel:
     """Which kernel a layer gets: "gradient", "lists" or "blocked"."""
-    pairs = max(len(active_pairs(part, activations)) for part in rule.parts)
+    pairs = max(len(active_pairs(part, reads)) for part in rule.parts)
     return _choose(layer, rule, pairs, theta, semiring)
 
 

@@ -28,7 +28,7 @@ class Step:
 
     ``name`` is unique, ``aliases`` are further names of the same output. ``kind`` is the module type and
     ``like`` the one that klrp treats it as; a selector matches either. ``sources`` are the steps it
-    reads ("input" among them), ``value`` is what it outputs.
+    reads ("input" among them); what it outputs has that ``shape`` and ``dtype``.
     """
 
     name: str
@@ -37,27 +37,45 @@ class Step:
     like: type
     operation: Operation
     sources: tuple[str, ...]
-    value: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+class Again(NamedTuple):
+    """A value that is computed again from that of ``source`` whenever it is asked for, by a ReLU perhaps."""
+
+    source: str
+    function: Callable[[Tensor], Tensor]
+    relu: bool
 
 
 class Trace(NamedTuple):
-    """The steps of a network, its input, the name of the step that outputs the logits [N, C]."""
+    """The steps of a network, what flows between them, the name of the step that outputs the logits [N, C].
+
+    ``values`` holds what each step outputs; activations cost little to compute again, and half of the memory
+    to keep.
+    """
 
     steps: tuple[Step, ...]
-    input: Tensor
+    values: dict[str, Tensor | Again]
     output: str
+    output_shape: torch.Size
     logits: Tensor
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """The shape of what the network returns, [N, C] or [N]."""
-        return tuple(self.value(self.output).shape)
 
     def value(self, name: str) -> Tensor:
         """What the step of that name, or "input", outputs."""
-        return (
-            self.input if name == "input" else next(s.value for s in self.steps if s.name == name)
-        )
+        found = self.values[name]
+        return found.function(self.value(found.source)) if isinstance(found, Again) else found
+
+    def before_relu(self, name: str) -> tuple[Tensor, bool]:
+        """What the step reads if it is a ReLU, else what it outputs; and which of the two that is."""
+        found = self.values[name]
+        relu = isinstance(found, Again) and found.relu
+        return self.value(found.source if relu else name), relu
+
+    def forget(self, name: str) -> None:
+        """Let a value go, and its memory: nothing reads it any more."""
+        del self.values[name]
 
 
 def trace(model: nn.Module, x: Tensor) -> Trace:
@@ -104,6 +122,8 @@ class _Run:
         self.values: dict[fx.Node, Any] = {}
         self.live: dict[fx.Node, Live] = {}
         self.steps: dict[str, Step] = {}
+        self.outputs: dict[str, Tensor | Again] = {"input": x}
+        self.replayed: set[fx.Node] = set()
         self.calls = Counter(n.target for n in network.nodes if n.op == "call_module")
         self.seen: Counter[str] = Counter()
         self.place = {node: number for number, node in enumerate(network.nodes)}
@@ -122,6 +142,7 @@ class _Run:
                     self._enter(node)
                 if node in self.network.in_place:
                     self._rebind(node)
+                self._release(node)
         raise KlrpError.value("model: its forward returns nothing.")
 
     # --- values ---------------------------------------------------------------------------------------
@@ -138,6 +159,13 @@ class _Run:
                     f"with an nn.Embedding. Convert them: inputs.float()."
                 )
         self.values[node], self.live[node] = self.x, Live("input", self.x)
+
+    def _release(self, node: fx.Node) -> None:
+        """Let go of what the node was the last one to read."""
+        for source in {node, *node.all_input_nodes} - self.replayed:
+            if not self._read_later(source, node):
+                self.values.pop(source, None)
+                self.live.pop(source, None)
 
     def _compute(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
@@ -200,6 +228,7 @@ class _Run:
         if several and entry.build is REARRANGE:
             # chunk and split: a piece becomes a step when it is taken
             self.live[node] = Live(self.live[first].source, value, self._taken(node, first))
+            self.replayed |= {node, *node.all_input_nodes}
         elif self.live[first].pool and isinstance(value, Tensor):  # max-pool's (values, indices)[i]
             if value.is_floating_point():
                 self.live[node] = Live(self.live[first].source, value)
@@ -242,7 +271,7 @@ class _Run:
                     moved[~others], value[~others], rtol=1e-3, atol=1e-5, equal_nan=True
                 )
         elif isinstance(operation, Layer):
-            z = operation.linear([live.value for live in sources], operation.weights)
+            z = operation.linear([live.value for live in sources], lambda w: w)
             z = z if operation.bias is None else z + operation.bias
             fits = z.shape == value.shape and torch.allclose(
                 z, value, rtol=1e-3, atol=1e-3 * float(value.abs().amax())
@@ -281,17 +310,21 @@ class _Run:
             )
         kind = type(self.network.modules[node.target]) if node.op == "call_module" else entry.kind
         name, sources = self._name(node), tuple(live.source for live in sources)
-        step = Step(name, (), kind, entry.kind, operation, sources, value)
+        step = Step(name, (), kind, entry.kind, operation, sources, value.shape, value.dtype)
         previous = self._foldable(node, entry)
         if previous is not None:
             step = replace(
                 previous,
                 aliases=(*previous.aliases, name),
                 operation=_folded(previous.operation, operation),
-                value=value,
             )
             del self.steps[previous.name]
-        self.steps[step.name] = step
+        self.steps[step.name], self.outputs[step.name] = step, value
+        if isinstance(operation, Pass) and not entry.registered:
+            first = next(n for n in node.all_input_nodes if n in self.live)
+            again = self._taken(node, first)
+            self.outputs[step.name] = Again(sources[0], again, kind is entry.kind is nn.ReLU)
+            self.replayed |= {*node.all_input_nodes} - {first}
         self.live[node] = Live(step.name, value)
 
     def _build(self, node: fx.Node, entry: Entry, value: Tensor) -> tuple[Operation, list[Live]]:
@@ -330,8 +363,8 @@ class _Run:
     def _rearrange(self, node: fx.Node, value: Tensor) -> tuple[Operation, list[Live]]:
         source = next(n for n in node.all_input_nodes if n in self.live)
         live, taken = self.live[source], self._taken(node, source)
-        before = next((s.value for s in self.steps.values() if s.name == live.source), self.x)
-        shape = tuple(before.shape)
+        step = self.steps.get(live.source)
+        shape = tuple(self.x.shape if step is None else step.shape)
         module = self.network.modules.get(node.target) if node.op == "call_module" else None
         name = getattr(node.target, "__name__", node.target)
         if live.taken is None and (
@@ -340,7 +373,7 @@ class _Run:
             return Pass(shape), [live]
         # Float indices, exact to 2^53, since padding runs on floats; doubled, only constants stay put.
         index = torch.arange(
-            1, before.numel() + 1, dtype=torch.float64, device=value.device
+            1, math.prod(shape) + 1, dtype=torch.float64, device=value.device
         ).reshape(shape)
         once, twice = taken(index), taken(2 * index)
         return Rearrange(shape, torch.where(once == twice, 0, once).long()), [live]
@@ -353,7 +386,7 @@ class _Run:
         step = self.steps.get(self.live[source].source)
         if step is None or len([u for u in source.users if u in self.network.needed]) > 1:
             return None
-        linear = isinstance(step.operation, Linear) and step.value.ndim == 2
+        linear = isinstance(step.operation, Linear) and len(step.shape) == 2
         return step if linear or isinstance(step.operation, Conv) else None
 
     def _name(self, node: fx.Node) -> str:
@@ -385,7 +418,8 @@ class _Run:
                 "model: its output does not depend on the input; there is nothing to explain."
             )
         logits = value if value.ndim == 2 else value[:, None]
-        return Trace(tuple(self.steps.values()), self.x, self.live[returned].source, logits)
+        source = self.live[returned].source
+        return Trace(tuple(self.steps.values()), self.outputs, source, value.shape, logits)
 
 
 _KEEP_ORDER = {"flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten"}

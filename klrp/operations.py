@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,25 @@ from torch import Tensor
 from klrp.semirings import Semiring
 
 Shape = tuple[int, ...]
+Map = Callable[[Tensor], Tensor]
 View = Callable[[Tensor], Tensor]
+
+SLAB = 1 << 20  # weights of a dense layer that are mapped at once
+
+
+class Read(NamedTuple):
+    """What a layer reads [N, *input]: a value, or with ``relu`` what is positive of it.
+
+    Maps are large, and a kernel can do a ReLU where it reads.
+    """
+
+    value: Tensor
+    relu: bool = False
+
+    @property
+    def activations(self) -> Tensor:
+        """The activations a_j, made anew if there is a ReLU."""
+        return self.value.relu() if self.relu else self.value
 
 
 @dataclass(frozen=True)
@@ -48,22 +67,25 @@ class Layer:
         """The taps that together hold each connected pair once."""
         raise NotImplementedError
 
-    def linear(self, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-        """Σ_j x_j w_jk [N, *output], without bias."""
-        z = xs[0].new_zeros(self.output)
+    def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
+        """Σ_j x_j ω(w_jk) [N, *output], without bias."""
+        z, weights = xs[0].new_zeros(self.output), self._mapped(omega, xs[0].dtype)
         for tap in self.taps():
             x, w = tap.lower(xs[tap.source]), tap.weight(weights[tap.source])
             upper = tap.upper(z)
             upper += fold((x.unsqueeze(2) * w).sum(3), upper.shape, torch.sum)
         return z
 
-    def adjoint(self, s: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-        """Σ_k w_jk s_k for each input [N, *input]: the vector-Jacobian product of ``linear``."""
-        cs = [s.new_zeros(shape) for shape in self.inputs]
+    def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
+        """Σ_k ω(w_jk) s_k for each input [N, *input]: the vector-Jacobian product of ``linear``."""
+        cs, weights = [s.new_zeros(shape) for shape in self.inputs], self._mapped(omega, s.dtype)
         for tap in self.taps():
             lower, w = tap.lower(cs[tap.source]), tap.weight(weights[tap.source])
             lower += fold((tap.upper(s).unsqueeze(3) * w).sum(2), lower.shape, torch.sum)
         return cs
+
+    def _mapped(self, omega: Map, dtype: torch.dtype) -> list[Tensor]:
+        return [omega(w).to(dtype) for w in self.weights]
 
 
 def fold(x: Tensor, shape: Shape, add: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -86,11 +108,20 @@ class Linear(Layer):
 
         yield Tap(0, features_first, features_first, lambda w: w.reshape(1, 1, *w.shape, *ones))
 
-    def linear(self, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-        return F.linear(xs[0], weights[0])
+    def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
+        (x,) = xs
+        return torch.cat([F.linear(x, w) for _, w in self._slabs(omega, x.dtype)], -1)
 
-    def adjoint(self, s: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-        return [s @ weights[0]]
+    def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
+        return [sum(s[..., rows] @ w for rows, w in self._slabs(omega, s.dtype))]
+
+    def _slabs(self, omega: Map, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """ω of some rows at a time: the first matrix of VGG-16 is too large to have twice."""
+        (w,) = self.weights
+        step = max(1, SLAB // w.shape[1])
+        for start in range(0, len(w), step):
+            rows = slice(start, start + step)
+            yield rows, omega(w[rows]).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -175,22 +206,22 @@ class Conv(Layer):
             self.windows.kernel
         )
 
-    def linear(self, xs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-        before, padding = self._pads()
+    def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
+        (weight,), (before, padding) = self._mapped(omega, xs[0].dtype), self._pads()
         x, w, still = F.pad(xs[0], before) if before else xs[0], self.windows, (0,) * len(padding)
         return torch.convolution(
-            x, weights[0], None, w.stride, padding, w.dilation, False, still, self.groups
+            x, weight, None, w.stride, padding, w.dilation, False, still, self.groups
         )
 
-    def adjoint(self, s: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-        before, padding = self._pads()
+    def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
+        (weight,), (before, padding) = self._mapped(omega, s.dtype), self._pads()
         w, still = self.windows, (0,) * len(padding)
         blank = s.new_zeros(1).expand(self.inputs[0])  # only its shape is read
         padded = F.pad(blank, before) if before else blank
         c, _, _ = torch.ops.aten.convolution_backward(
             s,
             padded,
-            weights[0],
+            weight,
             None,
             w.stride,
             padding,

@@ -379,22 +379,22 @@ def _layer(network: Trace, name: str) -> Unit:
     if start is None:
         raise KlrpError.value(f"layer: {name} is not called exactly once; prune another.")
     grouped = isinstance(start.operation, Conv) and start.operation.groups > 1
-    if grouped or (isinstance(start.operation, Linear) and start.value.ndim != 2):
+    if grouped or (isinstance(start.operation, Linear) and len(start.shape) != 2):
         raise KlrpError.value(
             f"layer: {name} has groups, or works along one axis of several; prune convolutions without "
             "groups, and linear layers on [N, features]."
         )
-    size, norms = start.value.shape[1], list(start.aliases)
+    size, norms = start.shape[1], list(start.aliases)
     active, readers, waiting = name, [], [name]
     while waiting:
         source = waiting.pop()
-        value = network.value(source)
+        shape = network.value(source).shape
         if source == network.output:
             raise KlrpError.value(f"layer: {name} makes the network's outputs; prune another.")
         for step in (s for s in network.steps if source in s.sources):
-            operation, by_unit = step.operation, value.shape[1] == size
+            operation, by_unit = step.operation, shape[1] == size
             norm = isinstance(operation, Sum) and issubclass(step.like, _BatchNorm) and by_unit
-            dense = isinstance(operation, Linear) and value.ndim == 2 and value.shape[1] % size == 0
+            dense = isinstance(operation, Linear) and len(shape) == 2 and shape[1] % size == 0
             if dense or (isinstance(operation, Conv) and operation.groups == 1 and by_unit):
                 readers.append((step, source))
             elif (
@@ -404,7 +404,7 @@ def _layer(network: Trace, name: str) -> Unit:
             ):
                 norms += [step.name] if norm else []
                 waiting.append(step.name)
-                if source == active and step.value.shape == value.shape:
+                if source == active and step.shape == shape:
                     active = step.name
             else:
                 raise KlrpError.value(

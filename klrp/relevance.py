@@ -16,7 +16,7 @@ from klrp.conservation import Balance, Conservation, balance, totals
 from klrp.conversions import Conversion, Theta
 from klrp.errors import KlrpError
 from klrp.graph import Step
-from klrp.operations import Layer, Winner
+from klrp.operations import Layer, Read, Winner
 from klrp.plan import Plan, plan_for, start_for, targets_for
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
@@ -143,18 +143,18 @@ def explain(
     for step in reversed(network.steps):
         r = arriving.pop(step.name, None)
         if r is None:  # it feeds nothing relevant
-            r = semiring.full(tuple(step.value.shape), "zero", plan.first)
+            r = semiring.full(tuple(step.shape), "zero", plan.first)
         with _about(step, plan):
-            shares, passed = _pass_down(step, r, plan)
+            passed, account = _pass_down(step, r, plan, everything)
             for source, relevance in zip(step.sources, passed, strict=True):
                 known = arriving.get(source)
                 arriving[source] = relevance if known is None else semiring.plus(known, relevance)
-        if everything and semiring is REAL:
-            linear = step.name not in plan.decided or plan.decided[step.name][1].identical
-            balances[step.name] = balance(step.operation, shares, r, passed, linear)
+        if account is not None:
+            balances[step.name] = account
         largest = max(largest, _largest(r, semiring))
         if step.name in plan.wanted:
             maps[step.name] = r.contiguous()  # a kernel may have its channels last
+        network.forget(step.name)
     blank = semiring.full(tuple(inputs.shape), "zero", plan.first)
     maps["input"] = arriving.get("input", blank).contiguous()
     exact = max(largest, _largest(maps["input"], semiring)) < EXACT
@@ -229,26 +229,33 @@ def shares_at(step: Step, plan: Plan) -> Shares | None:
     """The shares of a step that takes some."""
     if step.name not in plan.decided:
         return None
-    layer, rule, activations, _ = _layer_at(step, plan)
-    return shares_of(layer, rule, activations, plan.memory, step.value)
+    layer, rule, reads, _ = _layer_at(step, plan)
+    return shares_of(layer, rule, reads, plan.memory, plan.network.value(step.name))
 
 
-def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Tensor], Conversion]:
+def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Read], Conversion]:
     """The layer of a step that takes shares, what it reads, and what was decided for it."""
     layer = step.operation
     if isinstance(layer, Winner):
-        layer = layer.average(step.value.dtype)
+        layer = layer.average(step.dtype)
     rule, theta = plan.decided[step.name]
-    return layer, rule, [plan.network.value(source) for source in step.sources], theta
+    return layer, rule, [Read(*plan.network.before_relu(s)) for s in step.sources], theta
 
 
-def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[Shares | None, list[Tensor]]:
-    """What a step hands to each of its sources; its shares too, if it takes some."""
-    shares = shares_at(step, plan)
+def _pass_down(
+    step: Step, r: Tensor, plan: Plan, accounts: bool
+) -> tuple[list[Tensor], Balance | None]:
+    """What a step hands to each of its sources; for the reals, on demand, the account of it too."""
+    shares, linear = shares_at(step, plan), True
     if shares is None:
-        return None, list(step.operation.hand_down(r, plan.semiring))
-    theta = plan.decided[step.name][1]
-    return shares, contraction.contract(shares, r, theta, plan.semiring, plan.memory)
+        passed = list(step.operation.hand_down(r, plan.semiring))
+    else:
+        theta = plan.decided[step.name][1]
+        passed = contraction.contract(shares, r, theta, plan.semiring, plan.memory)
+        linear = theta.identical
+    if not accounts or plan.semiring is not REAL:
+        return passed, None
+    return passed, balance(step.operation, shares, r, passed, linear)
 
 
 @contextmanager
@@ -258,7 +265,7 @@ def _about(step: Step, plan: Plan) -> Iterator[None]:
         f", {what} {value!r}"
         for what, value in zip(("rule", "Θ"), plan.decided.get(step.name, ()), strict=False)
     )
-    where = f"{step.name} ({step.kind.__name__}, output {tuple(step.value.shape)}){settings}, semiring {plan.semiring.name}"
+    where = f"{step.name} ({step.kind.__name__}, output {tuple(step.shape)}){settings}, semiring {plan.semiring.name}"
     try:
         yield
     except KlrpError as error:

@@ -21,7 +21,8 @@ from klrp.errors import KlrpError
 Map = Callable[[Tensor], Tensor]
 
 
-def _same(x: Tensor) -> Tensor:
+def same(x: Tensor) -> Tensor:
+    """x itself."""
     return x
 
 
@@ -49,7 +50,7 @@ class Part:
     @property
     def plain(self) -> bool:
         """Whether z is what the layer itself computes."""
-        return self.pairs == _LINEAR.pairs and self.bias is _same
+        return self.pairs == _LINEAR.pairs and self.bias is same
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Rule:
         if not self.eps and not self.std:
             return z
         eps = self.margin(z).reshape(-1, *(1,) * (z.ndim - 1))
-        return z + torch.where(z < 0, -eps, eps)
+        return torch.where(z < 0, -eps, eps).add_(z)
 
 
 def _number(rule: str, argument: str, value: float, low: float) -> float:
@@ -97,7 +98,7 @@ def _number(rule: str, argument: str, value: float, low: float) -> float:
     return float(value)
 
 
-_LINEAR = Part(((_same, _same),), bias=_same)
+_LINEAR = Part(((same, same),), bias=same)
 
 
 def lrp0() -> Rule:
@@ -130,7 +131,7 @@ def gamma(g: float) -> Rule:
     def lift(w: Tensor) -> Tensor:
         return w + g * w.clamp_min(0)
 
-    return Rule(f"gamma({g:g})", (Part(((_same, lift),), bias=lift),))
+    return Rule(f"gamma({g:g})", (Part(((same, lift),), bias=lift),))
 
 
 _EXCITING = ((_positive, _positive), (_negative, _negative))
@@ -183,7 +184,7 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     def constant(value: Tensor) -> Map:
         return lambda x: (-value).to(x).expand_as(x)
 
-    pairs = ((_same, _same), (constant(low), _positive), (constant(high), _negative))
+    pairs = ((same, same), (constant(low), _positive), (constant(high), _negative))
     name = f"zbox({_short(low)}, {_short(high)})"
     return Rule(name, (Part(pairs, zero_to_zero=False),), first_only=True)
 

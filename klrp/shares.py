@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from klrp.kernels import sparse
-from klrp.operations import Layer, Pool, Shape, Tap, fold
-from klrp.rules import Map, Part, Rule
+from klrp.operations import Layer, Pool, Read, Shape, Tap, fold
+from klrp.rules import Map, Part, Rule, same
 from klrp.semirings import Semiring
 
 # Edges in a block on a CPU: its temporaries then stay in the cache of one core.
@@ -34,7 +34,7 @@ class PartShares:
     rule: Rule
     part: Part
     pairs: tuple[tuple[Map, Map], ...]
-    activations: tuple[Tensor, ...]
+    reads: tuple[Read, ...]
     value: Tensor | None
     memory: int
 
@@ -46,7 +46,8 @@ class PartShares:
     @cached_property
     def alphas(self) -> tuple[tuple[Tensor, ...], ...]:
         """α(a) [N, *input] for each pair and input."""
-        return tuple(tuple(alpha(a) for a in self.activations) for alpha, _ in self.pairs)
+        activations = [read.activations for read in self.reads]
+        return tuple(tuple(alpha(a) for a in activations) for alpha, _ in self.pairs)
 
     @cached_property
     def omegas(self) -> tuple[tuple[Tensor, ...], ...]:
@@ -62,14 +63,15 @@ class PartShares:
     @cached_property
     def total(self) -> Tensor:
         """z [N, *output] before the stabiliser."""
-        layer = self.layer
-        if self.rule.normaliser == "max":
-            return _largest(layer, self.alphas, self.omegas, self.memory)
-        if self.value is not None and self.part.plain and not isinstance(layer, Pool):
-            return self.value
-        pairs = zip(self.alphas, self.omegas, strict=True)
-        total = sum(layer.linear(x, w) for x, w in pairs)
-        return total if self.bias is None else total + self.bias
+        return self._total()
+
+    def contributions(self) -> Tensor:
+        """Σ_j Σ_t α_t(a_j) ω_t(w_jk) [N, *output]: z without the bias."""
+        total = None
+        for alpha, omega in self.pairs:
+            term = self.layer.linear([alpha(read.activations) for read in self.reads], omega)
+            total = term if total is None else total.add_(term)
+        return total
 
     @cached_property
     def z(self) -> Tensor:
@@ -80,20 +82,35 @@ class PartShares:
     def divisor(self) -> Tensor:
         """z with ∞ in the place of 0, so that every share into such a neuron is 0; what is too small for
         a normal float counts as 0."""
-        z = self.z
+        return self._without_zeros(self.z)
+
+    def quotient(self, r: Tensor) -> Tensor:
+        """c · R_k / z_k [N, *output], and 0 where z_k is; nothing is kept."""
+        z = self._without_zeros(self.rule.stabilise(self._total()))
+        s = torch.div(r, z, out=z if z.dtype == r.dtype else None)
+        return s if self.scale == 1 else s.mul_(self.scale)
+
+    def _total(self) -> Tensor:
+        layer = self.layer
+        if self.rule.normaliser == "max":
+            return _largest(layer, self.alphas, self.omegas, self.memory)
+        if self.value is not None and self.part.plain and not isinstance(layer, Pool):
+            return self.value
+        total = self.contributions()
+        return total if self.bias is None else total.add_(self.bias)
+
+    def _without_zeros(self, z: Tensor) -> Tensor:
         if self.rule.eps >= torch.finfo(z.dtype).tiny:  # the stabiliser keeps z from 0
             return z
         return torch.where(z.abs() < torch.finfo(z.dtype).tiny, torch.inf, z)
 
-    def single(self) -> tuple[Tensor, Tensor]:
-        """α(a) and ω(w), where there is one pair and one input."""
-        ((alpha, omega),), (a,), (w,) = self.pairs, self.activations, self.layer.weights
-        return alpha(a), omega(w)
-
-    def bare(self, outer: Map) -> tuple[Tensor, Tensor]:
-        """As ``single``, for a kernel that applies ``outer`` itself: what is nothing but that is left out."""
-        ((alpha, omega),), (a,), (w,) = self.pairs, self.activations, self.layer.weights
-        return a if alpha is outer else alpha(a), w if omega is outer else omega(w)
+    def single(self, outer: Map = same) -> tuple[Read, Tensor]:
+        """α(a) and ω(w), where there is one pair and one input, for a kernel that applies ``outer`` itself:
+        maps that are nothing but that are left out."""
+        ((alpha, omega),), (read,), (w,) = self.pairs, self.reads, self.layer.weights
+        applied = (same, outer)
+        read = read if alpha in applied else Read(alpha(read.activations))
+        return read, w if omega in applied else omega(w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,32 +130,31 @@ class Shares:
 def shares_of(
     layer: Layer,
     rule: Rule,
-    activations: list[Tensor],
+    reads: list[Read],
     memory: int,
     value: Tensor | None = None,
 ) -> Shares:
-    """The shares of ``layer`` under ``rule`` for its input activations [N, *input].
+    """The shares of ``layer`` under ``rule`` for what it reads.
 
     ``value`` [N, *output] is what the layer computed, if that is known: some rules need it. Half precision is computed in float32: 1e-9, the usual ε and θ, is 0 in float16.
     """
-    if activations[0].dtype in (torch.float16, torch.bfloat16):
-        activations = [a.float() for a in activations]
+    if reads[0].value.dtype in (torch.float16, torch.bfloat16):
+        reads = [read._replace(value=read.value.float()) for read in reads]
         bias = None if layer.bias is None else layer.bias.float()
         layer = replace(layer, weights=tuple(w.float() for w in layer.weights), bias=bias)
         value = None
     parts = tuple(
-        PartShares(
-            layer, rule, part, active_pairs(part, activations), tuple(activations), value, memory
-        )
+        PartShares(layer, rule, part, active_pairs(part, reads), tuple(reads), value, memory)
         for part in rule.parts
     )
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
 
-def active_pairs(part: Part, activations: Sequence[Tensor]) -> tuple[tuple[Map, Map], ...]:
+def active_pairs(part: Part, reads: Sequence[Read]) -> tuple[tuple[Map, Map], ...]:
     """The pairs with an activation: behind a ReLU z⁺ is one product, not two."""
     if len(part.pairs) == 1:
         return part.pairs
+    activations = [read.activations for read in reads]
     active = (pair for pair in part.pairs if any(bool(pair[0](a).any()) for a in activations))
     return tuple(active) or part.pairs[:1]
 
@@ -146,7 +162,7 @@ def active_pairs(part: Part, activations: Sequence[Tensor]) -> tuple[tuple[Map, 
 def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
     """z_k = max_j Σ_t α_t(a_j) ω_t(w_jk) over the connected pairs [N, *output], for terms from 0 up."""
     if len(alphas) == 1 and not sparse.fits(layer, alphas[0][0].device):
-        return sparse.largest(layer, alphas[0][0], omegas[0][0])
+        return sparse.largest(layer, alphas[0][0].abs(), omegas[0][0])
     z = alphas[0][0].new_zeros(layer.output)
     edges = block_edges(memory, 4 * z.element_size(), z.device)
     for samples in sample_chunks(layer, edges):

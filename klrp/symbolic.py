@@ -105,7 +105,7 @@ def explain(
     arriving[plan.network.output][int(plan.target)] = one
     maps = {"output": arriving[plan.network.output].reshape(plan.first.shape[1:])}
     for step in reversed(plan.network.steps):
-        shape = step.value.shape[1:]
+        shape = step.shape[1:]
         r = arriving.pop(step.name, None)
         r = walk.zeros(shape.numel()) if r is None else r
         maps[step.name] = r.reshape(shape)
@@ -164,12 +164,12 @@ class _Walk:
 
 def _moves(step: Step) -> Iterator[tuple[list[int], list[int]]]:
     """Which j of each source gets what arrives at which k: the step itself, asked with sets of k."""
-    n = step.value[0].numel()
+    n = step.shape[1:].numel()
     sets = Semiring(
         "sets", [False] * n, [True] * n, lambda x, dim: x.any(dim), torch.logical_and,
         domain=(0, 1), shape=(n,), dtype=torch.bool,
     )  # fmt: skip
-    alone = torch.eye(n, dtype=torch.bool).reshape(1, *step.value.shape[1:], n)
+    alone = torch.eye(n, dtype=torch.bool).reshape(1, *step.shape[1:], n)
     for received in step.operation.hand_down(alone, sets):
         at_j, at_k = received.reshape(-1, n).nonzero().T.tolist()
         yield at_j, at_k

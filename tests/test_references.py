@@ -138,10 +138,9 @@ def test_gamma_is_zennits_where_inputs_and_outputs_are_not_negative(network, g):
         for p in model.parameters():
             p.abs_().flatten()[::7].mul_(-0.1)
     x = signed(*shape).abs()
-    outputs = [
-        v for v in klrp.graph.trace(model, x).steps if v.kind in (nn.Linear, nn.Conv2d, nn.Conv1d)
-    ]
-    assert all(bool((step.value >= 0).all()) for step in outputs)
+    network, weighted = klrp.graph.trace(model, x), (nn.Linear, nn.Conv2d, nn.Conv1d)
+    outputs = [network.value(step.name) for step in network.steps if step.kind in weighted]
+    assert all(bool((value >= 0).all()) for value in outputs)
     assert any(bool((p < 0).any()) for p in model.parameters())
     found = klrp.explain(model, x, rule=rules.gamma(g))
     rule = zennit_rule("Gamma", gamma=g, stabilizer=zero_is_no_share)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from klrp.conversions import Conversion
 from klrp.kernels import compiled, lists, sparse
-from klrp.operations import Layer
+from klrp.operations import Layer, Read
 from klrp.rules import Rule
 from klrp.semirings import Semiring
 from klrp.shares import Shares
@@ -87,12 +87,12 @@ def _best(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> T
     """max over the relevant edges; the shares are in [0, 1], so that their signs do not matter."""
     (part,), layer = shares.parts, shares.layer
     kind, sign = _WALKS[semiring.fused]
-    a, w = part.bare(torch.abs)
-    z, r = _normaliser(shares, r != semiring.zero), r.to(a.dtype)
+    read, w = part.single(torch.abs)
+    z, r = _normaliser(shares, r != semiring.zero), r.to(w.dtype)
     zero = sign * semiring.zero
     found = _lists(shares, kind, sign * r if sign < 0 else r, z, zero)
     w = w.abs().log() if kind == lists.PLUS else w
-    below, _ = sparse.downward(layer, kind, a, w, found, a.dtype)
+    below, _ = sparse.downward(layer, kind, read, w, found, w.dtype)
     return sign * below if sign < 0 else below
 
 
@@ -101,7 +101,8 @@ def _normaliser(shares: Shares, relevant: Tensor) -> Tensor:
     (part,), layer = shares.parts, shares.layer
     if shares.rule.normaliser != "max":
         return part.total
-    return sparse.largest(layer, *part.bare(torch.abs), relevant)
+    read, w = part.single(torch.abs)
+    return sparse.largest(layer, read.activations.abs(), w, relevant)
 
 
 def _lists(shares: Shares, kind: int, r: Tensor, z: Tensor, zero: float) -> lists.Lists:
@@ -118,17 +119,18 @@ def _cut(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> Te
     whether, (form, cut) = kind == lists.REACH, theta.form
     z = _normaliser(shares, r != semiring.zero)
     if form == "magnitude":
-        a, w = (x.abs() for x in part.single())
+        read, w = part.single(torch.abs)
+        read, w = Read(read.activations.abs()), w.abs()
         z = shares.rule.stabilise(z).abs()
         shares = replace(shares, rule=replace(shares.rule, eps=0.0, std=0.0))
     else:
-        a, w = part.single()
+        read, w = part.single()
     out = torch.bool if whether else torch.float64
-    cut = cut or torch.finfo(a.dtype).tiny
+    cut = cut or torch.finfo(w.dtype).tiny
     found = _lists(shares, kind, r if whether else r.to(out), z, semiring.zero)
-    below, others = sparse.downward(layer, kind, a, w, found, out, cut)
+    below, others = sparse.downward(layer, kind, read, w, found, out, cut)
     if others:  # where a < 0, a positive share has w / z negative
         turned = found._replace(value=-found.value)
-        other, _ = sparse.downward(layer, kind, a, w, turned, out, cut, sign=-1)
+        other, _ = sparse.downward(layer, kind, read, w, turned, out, cut, sign=-1)
         below = below | other if whether else (below + other).clamp_max(torch.finfo(out).max)
     return below

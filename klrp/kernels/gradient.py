@@ -19,11 +19,12 @@ def contract(shares: Shares, r: Tensor) -> list[Tensor]:
     """R_j [N, *input] for each input of the layer, from R_k [N, *output], in the precision of R_k."""
     results = [None] * len(shares.layer.inputs)
     for part in shares.parts:
-        s = (r if part.scale == 1 else part.scale * r) / part.divisor
-        for alphas, omegas in zip(part.alphas, part.omegas, strict=True):
-            below = shares.layer.adjoint(s, [w.to(s.dtype) for w in omegas])
-            for i, (alpha, c) in enumerate(zip(alphas, below, strict=True)):
-                results[i] = alpha * c if results[i] is None else results[i] + alpha * c
+        s = part.quotient(r)
+        for alpha, omega in part.pairs:
+            below = shares.layer.adjoint(s, omega)
+            for i, (read, c) in enumerate(zip(part.reads, below, strict=True)):
+                c = c.mul_(alpha(read.activations))
+                results[i] = c if results[i] is None else results[i].add_(c)
     if not all(bool(torch.isfinite(result.sum())) for result in results):
         raise KlrpError.value(
             "relevance grew beyond what floats hold, since some z_k is almost 0. Use a rule with a stabiliser, such as "

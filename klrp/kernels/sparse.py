@@ -14,10 +14,11 @@ from torch import Tensor
 
 from klrp.kernels import compiled, lists, walk
 from klrp.kernels.packing import pack
-from klrp.operations import Conv, Layer, Linear, Windows
+from klrp.operations import Conv, Layer, Linear, Read, Windows
 
-# So few rows use a dense matrix too little to pay for another copy of it, or for a look at its largest entry.
-FEW = 3
+# Fewer samples use a dense matrix too little to pay for another copy of it, or for a look at its largest
+# entries; the more so the larger it is.
+FEW, LARGE = 3, 1 << 20
 POINT = Windows((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
@@ -57,7 +58,7 @@ def margins(layer: Layer, epsilon: Tensor) -> Tensor:
 def downward(
     layer: Layer,
     kind: int,
-    a: Tensor,
+    read: Read,
     w: Tensor,
     found: lists.Lists,
     out: torch.dtype,
@@ -68,29 +69,35 @@ def downward(
     activation has the other sign."""
     windows, lower, upper = _planes(layer)
     tables = [_upper_of(windows, axis, lower[axis], upper[axis]) for axis in range(2)]
-    result, at = torch.empty(layer.inputs[0], dtype=out), sites(layer, a)
-    packed = pack(_weights(layer, w), often=at.shape[:3].numel() >= FEW)
-    others = walk.run(kind, found, packed, at, *tables, upper, sites(layer, result), cut, sign)
+    result, at = torch.empty(layer.inputs[0], dtype=out), sites(layer, read.value)
+    packed = pack(_weights(layer, w), often=not _few(at, w))
+    to = sites(layer, result)
+    others = walk.run(kind, found, packed, at, *tables, upper, to, read.relu, cut, sign)
     return result, others
 
 
 def largest(layer: Layer, x: Tensor, w: Tensor, wanted: Tensor | None = None) -> Tensor:
-    """max_j |x_j w_jk| [N, *output]; 0 where it is not ``wanted`` [N, *output]."""
+    """max_j |x_j w_jk| [N, *output], for x from 0 up; 0 where it is not ``wanted`` [N, *output]."""
     at = sites(layer, x)
-    result = x.new_empty(layer.output)
-    wanted = torch.ones_like(result, dtype=torch.bool) if wanted is None else wanted
-    if isinstance(layer, Linear) and at.shape[1] < FEW:
+    if wanted is None:
+        wanted = torch.ones(layer.output, dtype=torch.bool)
+    if isinstance(layer, Linear) and _few(at, w):
         wanted = wanted.reshape(at.shape[1], -1)
         return walk.row_maximum(at.reshape(at.shape[1], -1), w, wanted).reshape(layer.output)
     windows, lower, upper = _planes(layer)
     tables = [_lower_of(windows, axis, lower[axis], upper[axis]) for axis in range(2)]
     one = x.new_ones(()).expand(at.shape)
     none = x.new_zeros(()).expand(len(at), at.shape[1:3].numel())
-    found = lists.lists_of(lists.MAX, at.abs(), one, 0.0, none)
+    found = lists.lists_of(lists.MAX, at, one, 0.0, none)
     packed = pack(_weights(layer, w).transpose(1, 2))
-    wanted = sites(layer, wanted.to(x.dtype))
-    walk.run(lists.MAX, found, packed, wanted, *tables, lower, sites(layer, result))
+    result = wanted.to(x.dtype)  # read where it is wanted, and then written over
+    walk.run(lists.MAX, found, packed, sites(layer, result), *tables, lower, sites(layer, result))
     return result
+
+
+def _few(at: Tensor, w: Tensor) -> bool:
+    """Whether the sites use a matrix of weights only a few times."""
+    return at.shape[:3].numel() < FEW + w.numel() // LARGE
 
 
 def _planes(layer: Layer) -> tuple[Windows, tuple[int, int], tuple[int, int]]:

@@ -29,10 +29,13 @@ def run(
     columns: np.ndarray,
     source: tuple[int, int],
     out: Tensor,
+    relu: bool = False,
     cut: float = 0.0,
     sign: int = 1,
 ) -> bool:
     """Write ⊕ over the lists to each target of ``out``, whose activations are ``a``; both are sites.
+
+    With ``relu`` the activations are what is positive of ``a``. ``out`` may be the memory of ``a``.
 
     ``rows`` [y, kernel rows] and ``columns`` [x, kernel columns] say which of the ``source`` positions an
     offset leads to, −1 for none. What is written depends on the kind; d = a w·value is a share:
@@ -51,7 +54,7 @@ def run(
     blocks = -(-channels // weights.lanes)
     shared(
         _walker(kind, weights.lanes), groups * blocks * samples * ys,
-        *lists, tuple(a.shape), a_at, a_strides, number(sign), number(cut),
+        *lists, tuple(a.shape), a_at, a_strides, number(0 if relu else -np.inf), number(sign), number(cut),
         *weights[:5], rows, columns, *source,
         out_at, out_strides, others,
     )  # fmt: skip
@@ -59,9 +62,9 @@ def run(
 
 
 def row_maximum(x: Tensor, w: Tensor, wanted: Tensor) -> Tensor:
-    """max_j |x_j w_kj| [n, k], for x [n, j] and w [k, j]; 0 where it is not ``wanted`` [n, k]."""
+    """max_j |x_j w_kj| [n, k], for x [n, j] from 0 up and w [k, j]; 0 where it is not ``wanted`` [n, k]."""
     result = torch.empty(wanted.shape, dtype=x.dtype)
-    arrays = (v.contiguous().numpy() for v in (x.abs(), w.detach(), wanted))
+    arrays = (v.contiguous().numpy() for v in (x, w.detach(), wanted))
     shared(_row_walker(), len(w), *arrays, result.numpy())
     return result
 
@@ -101,7 +104,7 @@ def _walker(kind: int, lanes: int) -> Callable:
 
     @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
     def walk(
-        first, last, starts, index, value, weight, bound, sizes, a, a_strides, sign, cut,
+        first, last, starts, index, value, weight, bound, sizes, a, a_strides, low, sign, cut,
         w, w_strides, tops, top_strides, largest, rows, columns, height, width, out, out_strides, others,
     ):  # fmt: skip
         samples, ys, xs, groups, channels = sizes
@@ -130,7 +133,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                 for lane in range(filled):
                     at = a_base + (b * lanes + lane) * a_strides[4]
                     for x in range(x0, min(x0 + STRIP, xs)):
-                        activation = a[at + x * a_strides[2]]
+                        activation = max(a[at + x * a_strides[2]], low)
                         activation = sign * activation if stops else abs(activation)
                         least = min(least, activation)
                         active[x, lane] = activation
