@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import compiled
+from klrp.kernels import compiled, norms
 
 REFERENCE = "gradient × input"
 BUILT_IN = ("viterbi", "tropical", "max_plus", "fuzzy", "lukasiewicz", "log")
@@ -52,32 +52,37 @@ def klrp_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
 
 
 @contextmanager
-def without_numba() -> Iterator[None]:
-    compiled.AVAILABLE, before = False, compiled.AVAILABLE
+def without_numba(generic: bool = False) -> Iterator[None]:
+    """As on a machine that has only torch; ``generic`` leaves the norms of Boolean out too."""
+    before = compiled.AVAILABLE, norms.refusal
+    compiled.AVAILABLE = False
+    norms.refusal = (lambda *_: "left out") if generic else norms.refusal
     try:
         yield
     finally:
-        compiled.AVAILABLE = before
+        compiled.AVAILABLE, norms.refusal = before
 
 
-def generic_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
-    """The generic kernel, where a faster one would do."""
+def torch_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
+    """Without Numba: Boolean by norms, and the generic kernel where a faster one would do."""
     cut = conversions.threshold(0.01)
+    boolean = {"semiring": "boolean", "theta": cut}
     settings = {
-        "generic Boolean θ = 0.01": {"semiring": "boolean", "theta": cut},
+        "Boolean θ = 0.01 without Numba": boolean,
+        "generic Boolean θ = 0.01": boolean,
         "generic counting θ = 0.01": {"semiring": "counting", "theta": cut},
         "generic viterbi": {"semiring": "viterbi"},
         "generic max_plus": {"semiring": "max_plus"},
     }
 
-    def generic(**chosen: object) -> Run:
+    def bare(generic: bool, **chosen: object) -> Run:
         def run() -> object:
-            with without_numba():
+            with without_numba(generic):
                 return explained(model, x, **chosen)()
 
         return run
 
-    return {name: generic(**chosen) for name, chosen in settings.items()}
+    return {name: bare(name.startswith("generic"), **s) for name, s in settings.items()}
 
 
 # ------------------------------------------------------------------ other packages

@@ -31,7 +31,7 @@ def collected(chosen: argparse.Namespace, batch: int, size: int) -> dict:
     x = measure.inputs(chosen.network, batch, size)
     found = {REFERENCE: measure.gradient(model, x), "forward": torch.no_grad()(lambda: model(x))}
     found |= engines.klrp_engines(model, x)
-    found |= engines.generic_engines(model, x) if chosen.generic else {}
+    found |= engines.torch_engines(model, x) if chosen.generic else {}
     found |= engines.peers(model, x) if chosen.peers else {}
     found |= engines.layer_engines() if chosen.peers else {}
     return found
@@ -60,8 +60,8 @@ def measured(chosen: argparse.Namespace, given: Sequence[str]) -> list[dict]:
     references = (REFERENCE, LAYER_REFERENCE)
     if chosen.only:
         found = {k: v for k, v in found.items() if chosen.only in k or k in references}
-    # The generic kernel compiles nothing and may take minutes.
-    slow = engines.generic_engines(None, None)
+    # What compiles nothing may take minutes.
+    slow = engines.torch_engines(None, None)
     first = {}
     for name, run in found.items():
         if callable(run) and name not in slow:
@@ -82,7 +82,7 @@ def measured(chosen: argparse.Namespace, given: Sequence[str]) -> list[dict]:
         row |= {"ratio": measure.ratio(times, taken[row["reference"]]), "seconds": times}
         row |= {"first": first[name]} if name in first else {}
         if chosen.memory:
-            row |= measure.fresh(__file__, [*words, "--peak-of", name])
+            row |= measure.fresh(__file__, [*words, "--peak-of", name], **measure.FREED)
         rows.append(row)
     return rows
 
@@ -110,7 +110,10 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = measure.parser(__doc__)
     parser.add_argument("--memory", action="store_true", help="a process for each engine too")
     parser.add_argument(
-        "--generic", action=argparse.BooleanOptionalAction, default=True, help="the generic kernel"
+        "--generic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the generic kernel, and Boolean without Numba",
     )
     parser.add_argument(
         "--peers", action=argparse.BooleanOptionalAction, default=True, help="other packages"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from klrp.conversions import Conversion
-from klrp.kernels import blocked, fused, gradient
+from klrp.kernels import blocked, fused, gradient, norms, sparse
 from klrp.operations import Layer, Read
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring
@@ -29,7 +29,7 @@ class Kernel(str):
 def kernel_name(
     layer: Layer, rule: Rule, reads: list[Read], theta: Conversion, semiring: Semiring
 ) -> Kernel:
-    """Which kernel a layer gets: "gradient", "lists" or "blocked"."""
+    """Which kernel a layer gets: "gradient", "lists", "norms" or "blocked"."""
     pairs = max(len(active_pairs(part, reads)) for part in rule.parts)
     return _choose(layer, rule, pairs, theta, semiring)
 
@@ -46,6 +46,8 @@ def contract(
         passed = gradient.contract_logs(shares, r) if logs else gradient.contract(shares, r)
     elif kernel == "lists":
         passed = fused.contract(shares, r, theta, semiring)
+    elif kernel == "norms":
+        passed = norms.contract(shares, r, theta, memory)
     # What lies beyond the range of a faster kernel, the generic one computes.
     return blocked.contract(shares, r, theta, semiring, memory) if passed is None else passed
 
@@ -57,4 +59,9 @@ def _choose(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: S
     if logs and rule.unit:
         return Kernel("gradient")
     why = fused.refusal(layer, rule, pairs, theta, semiring)
-    return Kernel("blocked", why) if why else Kernel("lists")
+    if why:
+        return Kernel("blocked", why)
+    slow = sparse.refusal(layer, layer.weights[0].device)
+    if not slow:
+        return Kernel("lists")
+    return Kernel("blocked" if norms.refusal(layer, semiring) else "norms", slow)

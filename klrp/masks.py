@@ -8,7 +8,6 @@ still knows.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -240,8 +239,7 @@ def masked(model: nn.Module, mask: Tensor, step: str = "input", *, fill: float =
         raise KlrpError.type(
             f"mask: got {mask.dtype}; expected torch.bool. Compare it with a threshold, or use masks.top."
         )
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    network = copy.deepcopy(model, shared).eval()
+    network = models.eval_copy(model)
     keep = _Keep(mask, fill)
     if step == "input":
         return nn.Sequential(keep, network).eval()

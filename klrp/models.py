@@ -76,7 +76,7 @@ def train(
     # Not tqdm.auto: in a notebook it leaves a widget behind, which no built page can show.
     from tqdm import tqdm
 
-    _eval_copy("train", model, images, labels)
+    check_labelled("train", model, images, labels)
     if epochs < 0 or batch < 1 or not lr > 0:
         raise KlrpError.value(
             f"train: epochs={epochs}, batch={batch}, lr={lr}; "
@@ -110,7 +110,8 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, batch: int = 1
     Example:
         >>> klrp.models.accuracy(network, d.test_images, d.test_labels)  # about 0.957 on MNIST
     """
-    network = _eval_copy("accuracy", model, images, labels)
+    check_labelled("accuracy", model, images, labels)
+    network = eval_copy(model)
     if batch < 1:
         raise KlrpError.value(f"accuracy: batch={batch}; expected an integer >= 1.")
     parts = zip(images.split(batch), labels.split(batch), strict=True)
@@ -221,8 +222,14 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _eval_copy(caller: str, model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
-    """A copy of ``model`` in eval mode that shares its tensors, once the arguments are checked."""
+def eval_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode that shares its parameters and buffers; ``model`` stays in its mode."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}).eval()
+
+
+@torch.no_grad()
+def check_labelled(caller: str, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """A KlrpError in the name of ``caller`` unless the model makes logits for these images and labels [n]."""
     weight = next(model.parameters(), images)
     came, wanted = (f"{t.dtype} on {t.device}" for t in (images, weight))
     if not images.is_floating_point() or came != wanted:
@@ -240,9 +247,8 @@ def _eval_copy(caller: str, model: nn.Module, images: Tensor, labels: Tensor) ->
             f"{caller}: images have shape {tuple(images.shape)}, labels {tuple(labels.shape)}; "
             "expected [n, ...] and [n] with the same n >= 1."
         )
-    network = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     try:
-        classes = network.eval()(images[:1]).shape[1]
+        classes = eval_copy(model)(images[:1]).shape[1]
     except (RuntimeError, IndexError) as error:
         raise KlrpError.value(
             f"{caller}: the model makes no logits [n, c] of images of shape {tuple(images.shape)} "
@@ -253,4 +259,3 @@ def _eval_copy(caller: str, model: nn.Module, images: Tensor, labels: Tensor) ->
             f"{caller}: labels run from {labels.min()} to {labels.max()}; "
             f"expected 0..{classes - 1}, since the model has {classes} outputs."
         )
-    return network

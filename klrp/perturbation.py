@@ -422,7 +422,8 @@ def _checked(
         )
     if batch < 1:
         raise KlrpError.value(f"{caller}: batch={batch}; expected an integer >= 1.")
-    return models._eval_copy(caller, model, images, labels)
+    models.check_labelled(caller, model, images, labels)
+    return models.eval_copy(model)
 
 
 def _batches(

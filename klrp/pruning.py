@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from klrp import plot, rules
+from klrp import models, plot, rules
 from klrp.errors import KlrpError
 from klrp.graph import Step, Trace, trace
 from klrp.operations import Conv, Linear, Pass, Pool, Sum, Winner
@@ -167,7 +167,7 @@ def taylor_scores(
     with :math:`z_c \, ∂L/∂z_c` at the logits z, and so it is computed; other activation functions make it
     another score. Arguments and errors are those of relevance_scores.
     """
-    network = _eval(model)
+    network = models.eval_copy(model)
 
     def measure(x: Tensor, y: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -547,7 +547,7 @@ def costs(networks: Mapping[str, nn.Module], inputs: Tensor, *, repeats: int = 7
 
     The time is the shortest of ``repeats`` forward passes in eval mode, the networks taking turns.
     """
-    shadows = {name: _eval(network) for name, network in networks.items()}
+    shadows = {name: models.eval_copy(network) for name, network in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in shadows}
     for name, network in list(shadows.items()) * max(repeats, 1):
         before = time.perf_counter()
@@ -567,7 +567,7 @@ def _evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor, batch: int
 ) -> Tensor:
     """[2, runs]: accuracy and mean cross entropy, each image counted as often as ``weights`` says."""
-    network, total = _eval(model), torch.zeros(2, len(weights), dtype=torch.float64)
+    network, total = models.eval_copy(model), torch.zeros(2, len(weights), dtype=torch.float64)
     parts = (t.split(batch, t.ndim - 1 if t is weights else 0) for t in (images, labels, weights))
     for x, y, w in zip(*parts, strict=True):
         z = network(x)
@@ -612,11 +612,6 @@ def _over_positions(x: Tensor) -> Tensor:
 def _spread(v: Tensor, digits: int) -> str:
     mean = f"{v.mean():.{digits}f}"
     return f"{mean} ± {v.std():.{digits}f}" if len(v) > 1 else mean
-
-
-def _eval(model: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares its tensors."""
-    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}).eval()
 
 
 def _weights(model: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:

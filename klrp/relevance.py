@@ -206,13 +206,13 @@ def kernel_for(
 ) -> dict[str, str]:
     """Which kernel each step would get from klrp.explain with the same arguments: {step: kernel}.
 
-    ``"gradient"``, ``"lists"`` and ``"blocked"`` are kernels, the last one for any semiring; its ``why`` says what
-    keeps it from a faster one. ``"move"`` is no kernel: relevance only moves. The errors are those of
-    klrp.explain.
+    ``"gradient"``, ``"lists"``, ``"norms"`` (Boolean without Numba) and ``"blocked"`` (any semiring) are kernels;
+    the ``why`` of the last two says what keeps the layer from a faster one. ``"move"`` is no kernel: relevance
+    only moves. The errors are those of klrp.explain.
 
     Example:
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
-        {'linear': 'blocked'}
+        {'linear': 'lists'}
     """
     plan = plan_for(
         model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory

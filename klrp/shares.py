@@ -161,7 +161,7 @@ def active_pairs(part: Part, reads: Sequence[Read]) -> tuple[tuple[Map, Map], ..
 
 def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
     """z_k = max_j Σ_t α_t(a_j) ω_t(w_jk) over the connected pairs [N, *output], for terms from 0 up."""
-    if len(alphas) == 1 and not sparse.fits(layer, alphas[0][0].device):
+    if len(alphas) == 1 and not sparse.refusal(layer, alphas[0][0].device):
         return sparse.largest(layer, alphas[0][0].abs(), omegas[0][0])
     z = alphas[0][0].new_zeros(layer.output)
     edges = block_edges(memory, 4 * z.element_size(), z.device)

@@ -43,12 +43,15 @@ class Table(Sequence):
         def line(cells: Iterable[str], tag: str) -> str:
             styled = zip(cells, sides, strict=True)
             return "".join(
-                f'<{tag} style="text-align:{side};padding:0.2em 0.8em">{escape(cell)}</{tag}>'
+                f'<{tag} style="text-align:{side};padding:0.2em 0.8em;white-space:{_wrap(cell)}">'
+                f"{escape(cell)}</{tag}>"
                 for cell, side in styled
             )
 
         body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in self._cells())
-        return f"<table><thead><tr>{line(self.columns, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+        head = f"<tr>{line(self.columns, 'th')}</tr>"
+        table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+        return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def _is_number(value: object) -> bool:
@@ -56,4 +59,11 @@ def _is_number(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
+    return str(value)
+
+
+def _wrap(cell: str) -> str:
+    """A sentence may be broken into lines; "+17.3 ± 14.4" may not."""
+    return "nowrap" if len(cell) < 30 else "normal"

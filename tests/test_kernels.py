@@ -10,7 +10,7 @@ from torch import nn
 
 import klrp
 from klrp import contraction, conversions, rules
-from klrp.kernels import blocked, compiled
+from klrp.kernels import blocked, compiled, lists, packing
 
 pytestmark = pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
 
@@ -73,11 +73,11 @@ def explain(net, x, name):
 
 @pytest.fixture
 def generic(monkeypatch):
-    """Explain as if no fused kernel were there."""
+    """Explain as if no other kernel were there."""
 
     def run(*args):
         with monkeypatch.context() as patch:
-            patch.setattr(compiled, "AVAILABLE", False)
+            patch.setattr(contraction, "_choose", lambda *_: contraction.Kernel("blocked"))
             return explain(*args)
 
     return run
@@ -216,6 +216,17 @@ def test_threads_change_nothing(setting):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("setting", ["boolean", "counting", "counting, default", "viterbi"])
+@pytest.mark.parametrize("name", ["stride and dilation", "groups and point", "linear"])
+def test_block_sizes_change_nothing(name, setting, monkeypatch):
+    net, x = network(name, torch.float32)
+    found = explain(net, x, setting)
+    monkeypatch.setattr(packing, "WIDE", packing.NARROW)
+    monkeypatch.setattr(lists, "STRIP", 1)
+    for step, map in explain(net, x, setting).items():
+        assert torch.equal(map, found[step]), step
 
 
 def test_the_largest_viterbi_relevance_is_one():

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from klrp.kernels.compiled import FAST, flat, shared
 
+NARROW, WIDE = 16, 64  # target channels side by side
+
 
 class Weights(NamedTuple):
     """Blocks of ``lanes`` target channels, flat, with the strides of (group, block, offset, source channel).
@@ -35,7 +37,7 @@ def pack(w: Tensor, often: bool = True) -> Weights:
     for one sample alone takes as long as to use them all.
     """
     groups, sources, targets, offsets = w.shape
-    lanes = 64 if targets > 16 else 16
+    lanes = NARROW if targets <= NARROW else WIDE
     blocks = -(-targets // lanes)
     if groups == offsets == 1 and targets % lanes == 0 and w.stride(2) == 1:
         # A row of a dense matrix holds its blocks one after the other: no copy.

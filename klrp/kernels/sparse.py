@@ -22,7 +22,7 @@ FEW, LARGE = 3, 1 << 20
 POINT = Windows((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
-def fits(layer: Layer, device: torch.device) -> str:
+def refusal(layer: Layer, device: torch.device) -> str:
     """Why the compiled walk cannot take this layer; empty if it can."""
     if not compiled.AVAILABLE:
         return "Numba is not installed (pip install klrp[fast])"

@@ -1,0 +1,144 @@
+"""Boolean explanations by ordinary convolutions: for machines without Numba, and for other devices.
+
+Whether a share of j reaches θ is a question about a maximum over k, and a p-norm encloses the maximum
+of n terms:
+
+    n^(−1/p) · ‖w_j s‖_p  ≤  max_k w_jk s_k  ≤  ‖w_j s‖_p    with s_k = 1 / z_k where k is relevant.
+
+The p-th power of the norm is a sum of w^p s^p. For p = 64, and the 4608 terms of a large convolution, its
+bounds lie 14 % apart; the few neurons whose threshold is between them have their edges looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from klrp.conversions import Conversion
+from klrp.operations import Conv, Layer, Linear
+from klrp.rules import Map
+from klrp.semirings import Semiring
+from klrp.shares import PartShares, Shares, block_edges
+
+DOUBLINGS = 6  # p = 2^6
+SLACK = 1e-3  # the p-th power of a number in single precision is wrong by p · 1e-7, and there are several
+SMALLEST = 1e-300  # below it a power may have lost terms
+FEW = 8  # samples for which the powers of a dense matrix take longer than its edges
+
+
+def refusal(layer: Layer, semiring: Semiring) -> str:
+    """Why norms cannot explain this layer; empty if they can."""
+    if semiring.fused != "any,and":
+        return "without them there is a fast kernel for Boolean alone"
+    if isinstance(layer, Linear):
+        few = math.prod(layer.output[:-1]) < FEW
+        return "the powers of a matrix do not pay for few samples" if few else ""
+    if isinstance(layer, Conv) and layer.groups == 1:
+        return ""
+    return "only linear layers and convolutions without groups have norms"
+
+
+def contract(shares: Shares, r: Tensor, theta: Conversion, memory: int) -> list[Tensor]:
+    """Whether a share of j in a relevant neuron satisfies Θ [N, *input], for R_k [N, *output]."""
+    (part,), (form, _) = shares.parts, theta.form
+    (read, w), relevant = part.single(), r.bool()
+    a, s = read.activations, torch.where(relevant, part.divisor.reciprocal(), 0)
+    result = torch.zeros(a.shape, dtype=torch.bool, device=a.device)
+    for active, agree in _sides(a, form):
+        if form == "positive":
+            result |= (_total(part, s, agree, _whether, _whether) > 0) & (active > 0)
+            continue
+        reached, unsure = _enclosed(part, active, w, s, agree, theta)
+        result |= reached
+        cells = (unsure & ~result).nonzero()
+        if len(cells):
+            result[tuple(cells.T)] = _looked_at(part, a, w, relevant, cells, theta, memory)
+    return [result.to(r.dtype)]
+
+
+def _sides(a: Tensor, form: str) -> Iterator[tuple[Tensor, int]]:
+    """|a| where a share can count, and the sign that w s must have there; 0 for either."""
+    if form == "magnitude":
+        yield a.abs(), 0
+        return
+    for sign in (1, -1):
+        active = (sign * a).clamp_min(0)
+        if bool(active.any()):
+            yield active, sign
+
+
+def _total(part: PartShares, s: Tensor, agree: int, of_s: Map, of_w: Map) -> Tensor:
+    """Σ of_w(|w_jk|) of_s(|s_k|) over the k where w s has the sign ``agree`` [N, *input]."""
+    ((_, omega),), layer = part.pairs, part.layer
+    if not agree:
+        return layer.adjoint(of_s(s.abs()), lambda w: of_w(omega(w).abs()))[0]
+    total = s.new_zeros(())
+    for sign in (1, -1):
+        one, other = (sign * s).clamp_min(0), sign * agree
+        if bool(one.any()):
+            found = layer.adjoint(of_s(one), lambda w: of_w((other * omega(w)).clamp_min(0)))  # noqa: B023
+            total = found[0] + total
+    return total
+
+
+def _whether(x: Tensor) -> Tensor:
+    return (x > 0).to(x.dtype)
+
+
+def _enclosed(
+    part: PartShares, active: Tensor, w: Tensor, s: Tensor, agree: int, theta: Conversion
+) -> tuple[Tensor, Tensor]:
+    """Where the largest share surely reaches the threshold, and where its bounds do not tell [N, *input]."""
+    lead = (-1,) + (1,) * (s.ndim - 1)
+    top_s = s.abs().flatten(1).amax(1).double().clamp_min(SMALLEST).reshape(lead)
+    top_w = w.abs().amax().double().clamp_min(SMALLEST)
+    norm = _total(part, s, agree, lambda x: _power(x / top_s), lambda x: _power(x / top_w))
+    limit = _power(
+        theta.form[1] / (active * (top_s * top_w).reshape(-1, *(1,) * (active.ndim - 1)))
+    )
+    terms = w.numel() // w.shape[1]
+    reached = (norm >= (1 + SLACK) * terms * limit) & (norm >= SMALLEST)
+    return reached, ~reached & ~(norm < (1 - SLACK) * limit) & (active > 0)
+
+
+def _power(x: Tensor) -> Tensor:
+    """x^p for x from 0 up, in double precision."""
+    x = x.double()
+    for _ in range(DOUBLINGS):
+        x = x.square_()
+    return x
+
+
+def _looked_at(
+    part: PartShares, a: Tensor, w: Tensor, r: Tensor, cells: Tensor, theta: Conversion, memory: int
+) -> Tensor:
+    """Whether a share of each of the neurons ``cells`` [m, axes] in a relevant neuron satisfies Θ [m]."""
+    layer, channel = part.layer, 1 if isinstance(part.layer, Conv) else a.ndim - 1
+    # The upper neurons of a position side by side, [N, positions, k].
+    z, r = (x.movedim(channel, -1).reshape(len(x), -1, len(w)) for x in (part.divisor, r))
+    one = [size if axis not in (0, channel) else 1 for axis, size in enumerate(a.shape)]
+    upper = torch.arange(z.shape[1], device=a.device)
+    upper = upper.reshape(
+        [size if axis not in (0, channel) else 1 for axis, size in enumerate(layer.output)]
+    )
+    result = []
+    for some in cells.split(max(1, block_edges(memory, 8 * w.element_size(), a.device) // len(w))):
+        sample, j, found = (
+            some[:, 0],
+            some[:, channel],
+            torch.zeros_like(some[:, 0], dtype=torch.bool),
+        )
+        place = some.clone()
+        place[:, [0, channel]] = 0
+        for tap in layer.taps():
+            above = torch.full(one, -1, device=a.device)
+            tap.lower(above).copy_(tap.upper(upper))
+            k = above[tuple(place.T)]
+            d = a[tuple(some.T)][:, None] * tap.weight(w)[0, 0, :, j].flatten(1).T / z[sample, k]
+            d = d.abs() if theta.form[0] == "magnitude" else d
+            found |= ((d >= theta.form[1]) & r[sample, k] & (k >= 0)[:, None]).any(1)
+        result.append(found)
+    return torch.cat(result)
