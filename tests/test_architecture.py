@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "klrp"
 # Each module imports only from those before it.
 ORDER = """
 errors tables semirings conversions rules operations meanings tracing graph composites
-kernels kernels.compiled kernels.lists kernels.packing kernels.walk kernels.sparse shares kernels.gradient kernels.blocked kernels.fused kernels.norms contraction conservation plan relevance symbolic
+kernels kernels.logs kernels.compiled kernels.lists kernels.packing kernels.walk kernels.sparse shares kernels.gradient kernels.blocked kernels.fused kernels.norms contraction conservation plan relevance symbolic
 data models plot masks pruning perturbation widgets
 """.split()
 

@@ -6,7 +6,7 @@ taken out of the loop over the edges:
     Boolean    R_j = [ a_j max_k w_jk (R_k / z_k) ≥ θ ]
     counting   R_j = Σ_k [ w_jk / z_k ≥ θ / a_j ] R_k
     max, ×     R_j = a_j max_k w_jk (R_k / z_k)
-    max, +     R_j = log a_j + max_k ( log w_jk + R_k − log z_k )
+    max, +     R_j = top + log ( a_j max_k w_jk exp(R_k − top) / z_k )
 
 What remains runs over sparse lists. Results are those of the generic kernel but for rounding at d = θ.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from klrp.conversions import Conversion
 from klrp.kernels import compiled, lists, sparse
+from klrp.kernels.logs import along, tops
 from klrp.operations import Layer, Read
 from klrp.rules import Rule
 from klrp.semirings import Semiring
@@ -60,40 +61,49 @@ def refusal(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: S
 def contract(
     shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring
 ) -> list[Tensor] | None:
-    """R_j [N, *input] from R_k [N, *output]; None where integers grow beyond what float64 counts exactly."""
-    kind, _ = _WALKS[semiring.fused]
+    """R_j [N, *input] from R_k [N, *output]; None where they leave what float64 holds: exact integers, and
+    exponentials of logarithms."""
+    kind = _WALKS[semiring.fused]
     whole = not (r.is_floating_point() or r.dtype == torch.bool)
     if whole and r.numel() and int(r.amax()) >= EXACT:
         return None
     with compiled.crew():
         passed = (_cut if kind in (lists.REACH, lists.COUNT) else _best)(shares, r, theta, semiring)
+        if passed is None:
+            return None
         if whole and passed.numel() and float(passed.amax()) >= EXACT:
             return None
         return [passed.to(r.dtype)]
 
 
 _WALKS = {
-    "any,and": (lists.REACH, 1),
-    "count": (lists.COUNT, 1),
-    "max,mul": (lists.MAX, 1),
-    "max,min": (lists.MINIMUM, 1),
-    "max,bounded": (lists.BOUNDED, 1),
-    "max,add": (lists.PLUS, 1),
-    "min,add": (lists.PLUS, -1),
+    "any,and": lists.REACH,
+    "count": lists.COUNT,
+    "max,mul": lists.MAX,
+    "max,min": lists.MINIMUM,
+    "max,bounded": lists.BOUNDED,
+    "max,add": lists.LOGS,
+    "min,add": lists.LOGS,
 }
 
 
-def _best(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
+def _best(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> Tensor | None:
     """max over the relevant edges; the shares are in [0, 1], so that their signs do not matter."""
     (part,), layer = shares.parts, shares.layer
-    kind, sign = _WALKS[semiring.fused]
+    kind = _WALKS[semiring.fused]
     read, w = part.single(torch.abs)
-    z, r = _normaliser(shares, r != semiring.zero), r.to(w.dtype)
-    zero = sign * semiring.zero
-    found = _lists(shares, kind, sign * r if sign < 0 else r, z, zero)
-    w = w.abs().log() if kind == lists.PLUS else w
+    z, r, zero = _normaliser(shares, r != semiring.zero), r.to(w.dtype), semiring.zero
+    if kind != lists.LOGS:
+        found = _lists(shares, kind, r, z, zero)
+        return sparse.downward(layer, kind, read, w, found, w.dtype)[0]
+    r, zero = (-r, -zero) if semiring.fused == "min,add" else (r, zero)
+    top = tops(r)
+    if top is None:
+        return None
+    found = _lists(shares, kind, r, z, zero, top)
     below, _ = sparse.downward(layer, kind, read, w, found, w.dtype)
-    return sign * below if sign < 0 else below
+    below += along(top, below)
+    return below.neg_() if semiring.fused == "min,add" else below
 
 
 def _normaliser(shares: Shares, relevant: Tensor) -> Tensor:
@@ -105,17 +115,20 @@ def _normaliser(shares: Shares, relevant: Tensor) -> Tensor:
     return sparse.largest(layer, read.activations.abs(), w, relevant)
 
 
-def _lists(shares: Shares, kind: int, r: Tensor, z: Tensor, zero: float) -> lists.Lists:
+def _lists(
+    shares: Shares, kind: int, r: Tensor, z: Tensor, zero: float, top: Tensor | None = None
+) -> lists.Lists:
     (part,), layer = shares.parts, shares.layer
-    epsilon = sparse.margins(layer, shares.rule.margin(z))
+    epsilon = sparse.spread(layer, shares.rule.margin(z))
+    top = None if top is None else sparse.spread(layer, top)
     r, z = sparse.sites(layer, r), sparse.sites(layer, z)
-    return lists.lists_of(kind, r, z, zero, epsilon, part.scale)
+    return lists.lists_of(kind, r, z, zero, epsilon, part.scale, top)
 
 
 def _cut(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
     """⊕ over the edges whose share reaches the threshold, of ⊤ or of R_k."""
     (part,), layer = shares.parts, shares.layer
-    kind, _ = _WALKS[semiring.fused]
+    kind = _WALKS[semiring.fused]
     whether, (form, cut) = kind == lists.REACH, theta.form
     z = _normaliser(shares, r != semiring.zero)
     if form == "magnitude":

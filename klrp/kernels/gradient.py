@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
+from klrp.kernels.logs import along, tops
 from klrp.shares import Shares
-
-# exp(−600) times the smallest share of single precision is still a normal float64.
-SPREAD = 600.0
 
 
 def contract(shares: Shares, r: Tensor) -> list[Tensor]:
@@ -38,16 +36,11 @@ def contract_logs(shares: Shares, r: Tensor) -> list[Tensor] | None:
 
     It is computed in double precision, each sample relative to its largest R_k.
     """
-    lead = (-1,) + (1,) * (r.ndim - 1)
-    flat = r.flatten(1).double()
-    top = flat.amax(1)
-    top = torch.where(top == -torch.inf, 0, top)
-    low = torch.where(flat == -torch.inf, torch.inf, flat).amin(1)
-    if not bool((top - low < SPREAD).all()):
+    top = tops(r)
+    if top is None:
         return None
-    found = contract(shares, (r.double() - top.reshape(lead)).exp())
-    tops = (top.reshape(-1, *(1,) * (x.ndim - 1)).to(r.dtype) for x in found)
-    return [_log(x, r.dtype) + t for x, t in zip(found, tops, strict=True)]
+    found = contract(shares, (r - along(top, r)).double().exp_())
+    return [(logs := _log(x, r.dtype)).add_(along(top, logs)) for x in found]
 
 
 def _log(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,7 @@ from klrp.kernels.compiled import flat, shared
 
 STRIP = 1 << 15  # sites that are sorted at once, so that they stay in the cache
 LEVELS = 64  # half octaves below the largest key of a list
-REACH, MAX, COUNT, MINIMUM, BOUNDED, PLUS = range(6)
+REACH, MAX, COUNT, MINIMUM, BOUNDED, LOGS = range(6)
 
 
 class Lists(NamedTuple):
@@ -31,7 +31,13 @@ class Lists(NamedTuple):
 
 
 def lists_of(
-    kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0
+    kind: int,
+    r: Tensor,
+    z: Tensor,
+    zero: float,
+    margin: Tensor,
+    scale: float = 1.0,
+    top: Tensor | None = None,
 ) -> Lists:
     """One list for each position and group of the sites r and z: what is left where r is ``zero``.
 
@@ -40,8 +46,8 @@ def lists_of(
 
     * REACH, COUNT: values scale / z, weights r; by the size of scale / z.
     * MAX: values r · scale / z; by the value.
+    * LOGS: values exp(r − top) · scale / z in double precision, with ``top`` [samples, positions]; by the value.
     * MINIMUM, BOUNDED: values scale / z, weights r; by the weight.
-    * PLUS: values r − log(z / scale), in no order.
 
     ``bound`` at a place is no less than any key from there on. The order is that of the half octave.
     """
@@ -57,14 +63,15 @@ def lists_of(
     starts = np.zeros(n * positions * groups + 1, np.int64)
     shared(count, n * strips, sizes, marks, mark_strides, starts)
     np.cumsum(starts, out=starts)
-    index, value = np.empty(starts[-1], np.int32), np.empty(starts[-1], z_at.dtype)
+    index = np.empty(starts[-1], np.int32)
+    value = np.empty(starts[-1], np.float64 if kind == LOGS else z_at.dtype)
     weight = np.empty(starts[-1], r_at.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
-    bound = np.empty(starts[-1], z_at.dtype)
+    bound = np.empty(starts[-1], value.dtype)
     # Half octaves: the exponent and the first bit behind it.
-    shift, bits = (22, np.int32) if z.dtype == torch.float32 else (51, np.int64)
+    shift, bits = (22, np.int32) if value.itemsize == 4 else (51, np.int64)
     limits = number(scale), number(torch.finfo(z.dtype).tiny)
     shared(
-        fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, *flat(margin.to(z.dtype)), *limits,
+        fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, *flat(margin.to(z.dtype)), *flat(margin if top is None else top), *limits,
         shift, starts, index, value, weight, bound.view(bits),
     )  # fmt: skip
     return Lists(starts, index, value, weight, bound)
@@ -80,7 +87,7 @@ def _flat_plane(x: Tensor) -> Tensor:
 def _builders(kind: int) -> tuple[Callable, Callable]:
     from numba import njit
 
-    product, logs = kind == MAX, kind == PLUS
+    product, logs = kind in (MAX, LOGS), kind == LOGS
     by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, MINIMUM, BOUNDED)
 
     # A task is a strip of positions: along it memory is read in one direction, whatever the order of the axes.
@@ -107,13 +114,13 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def fill(
-        first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, margin_strides, scale, tiny, shift,
+        first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, margin_strides, peak, peak_strides, scale, tiny, shift,
         starts, index, value, weight, bound,
     ):  # fmt: skip
         strip, strips, positions, groups, channels = sizes
         # The entries of a strip, in the order of k; one more place takes what is left out.
         position = np.empty(strip * channels + 1, np.int32)
-        share, key = np.empty(strip * channels, z.dtype), np.empty(1, z.dtype)
+        share, key = np.empty(strip * channels, value.dtype), np.empty(1, value.dtype)
         weights = np.empty(strip * channels if weighted else 0, r.dtype)
         level, ends = np.empty(strip * channels, np.int32), np.empty(channels, np.int64)
         places, bits = np.empty((strip, LEVELS), np.int32), key.view(bound.dtype)
@@ -138,9 +145,9 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
                     total = total - epsilon if total < 0 else total + epsilon
                     dead = abs(total) < tiny
                     if logs:
-                        share[e] = -np.inf if dead else relevance - np.log(total / scale)
-                        key[0] = 1
-                    elif product:
+                        at_top = peak[n * peak_strides[0] + (p0 + position[e]) * peak_strides[1]]
+                        relevance = np.exp(np.float64(relevance) - at_top)
+                    if product:
                         share[e] = 0 if dead else relevance * (scale / total)
                         key[0] = abs(share[e])
                     else:

@@ -47,12 +47,12 @@ def sites(layer: Layer, x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).unflatten(3, (layer.groups, -1))
 
 
-def margins(layer: Layer, epsilon: Tensor) -> Tensor:
-    """ε of each sample [N] at each position of ``sites`` [samples, positions]."""
+def spread(layer: Layer, values: Tensor) -> Tensor:
+    """One value for each sample [N] at each position of ``sites`` [samples, positions]."""
     between = (1,) * (len(layer.output) - 2)
     if isinstance(layer, Linear):
-        return epsilon.reshape(-1, *between).expand(layer.output[:-1]).reshape(1, -1)
-    return epsilon[:, None].expand(-1, math.prod(layer.output[2:]))
+        return values.reshape(-1, *between).expand(layer.output[:-1]).reshape(1, -1)
+    return values[:, None].expand(-1, math.prod(layer.output[2:]))
 
 
 def downward(

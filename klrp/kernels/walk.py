@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from klrp.kernels.compiled import FAST, flat, shared
-from klrp.kernels.lists import BOUNDED, COUNT, MAX, MINIMUM, PLUS, REACH, Lists
+from klrp.kernels.lists import BOUNDED, COUNT, LOGS, MAX, MINIMUM, REACH, Lists
 from klrp.kernels.packing import Weights
 
 STRIP = 256  # positions that are turned at once, so that their channels stay in the cache
@@ -43,7 +43,7 @@ def run(
     * REACH: whether d ≥ cut for any entry, where sign · a > 0.
     * COUNT: Σ of the weights where d ≥ cut, where sign · a > 0.
     * MAX, MINIMUM, BOUNDED: max of |d|, of min(|d|, weight), of |d| + weight − 1.
-    * PLUS: log |a| + max of w + value, where w are logarithms; −∞ where a is 0.
+    * LOGS: the logarithm of what MAX writes.
 
     It returns whether there was an activation of the other sign, which REACH and COUNT leave out.
     """
@@ -93,8 +93,8 @@ def _walker(kind: int, lanes: int) -> Callable:
     from numba import njit
 
     # Constants of the compiled code: what does not belong to the kind is compiled away.
-    reach, maximum, count = kind == REACH, kind == MAX, kind == COUNT
-    minimum, bounded, plus = kind == MINIMUM, kind == BOUNDED, kind == PLUS
+    reach, count, logs = kind == REACH, kind == COUNT, kind == LOGS
+    minimum, bounded, maximum = kind == MINIMUM, kind == BOUNDED, kind in (MAX, LOGS)
     stops = reach or count
     bounds = stops or maximum  # whose keys times weights bound what an entry can bring
     picks = reach or maximum
@@ -116,8 +116,8 @@ def _walker(kind: int, lanes: int) -> Callable:
         active = np.zeros((xs, lanes), a.dtype)
         found = np.zeros((xs, lanes), out.dtype)
         # Local copies: the compiler then knows that lanes lie side by side.
-        steer = np.empty(lanes, a.dtype)
-        best = np.empty(lanes, a.dtype)
+        steer = np.empty(lanes, value.dtype)
+        best = np.empty(lanes, value.dtype)
         total = np.empty(lanes, np.float64 if count else np.int8)
         pick = np.empty(chunk, np.int64)
         # A block of weights stays in the cache for all positions of a sample.
@@ -148,10 +148,6 @@ def _walker(kind: int, lanes: int) -> Callable:
                         steer[lane] = cut / activation if activation > 0 else never
                         best[lane] = nothing
                         floor = min(floor, steer[lane])
-                    elif plus:
-                        steer[lane] = activation
-                        best[lane] = lowest
-                        floor = min(floor, nothing if activation > 0 else never)
                     else:
                         steer[lane] = activation
                         best[lane] = nothing if activation > 0 else never
@@ -176,9 +172,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                             base = g * w_strides[0] + b * w_strides[1] + offset * w_strides[2]
                             while i < end:
                                 reachable = bound[i] * top
-                                if (stops and reachable < floor) or (
-                                    not plus and not stops and reachable <= floor
-                                ):
+                                if reachable < floor or (not stops and reachable == floor):
                                     break
                                 stop, chosen, begin = min(i + chunk, end), 0, i
                                 if picks:
@@ -215,9 +209,6 @@ def _walker(kind: int, lanes: int) -> Callable:
                                         if stops:
                                             e0, e1 = v0 * w0[lane], v1 * w1[lane]
                                             e2, e3 = v2 * w2[lane], v3 * w3[lane]
-                                        elif plus:
-                                            e0, e1 = v0 + w0[lane], v1 + w1[lane]
-                                            e2, e3 = v2 + w2[lane], v3 + w3[lane]
                                         else:
                                             e0, e1 = v0 * abs(w0[lane]), v1 * abs(w1[lane])
                                             e2, e3 = v2 * abs(w2[lane]), v3 * abs(w3[lane])
@@ -252,8 +243,6 @@ def _walker(kind: int, lanes: int) -> Callable:
                                         t = steer[lane]
                                         if stops:
                                             e0 = v0 * w0[lane]
-                                        elif plus:
-                                            e0 = v0 + w0[lane]
                                         else:
                                             e0 = v0 * abs(w0[lane])
                                         if count:
@@ -273,7 +262,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                                             floor,
                                             never if best[lane] >= steer[lane] else steer[lane],
                                         )
-                                elif not count and not plus:
+                                elif not count:
                                     floor = never
                                     for lane in range(lanes):
                                         floor = min(floor, best[lane])
@@ -283,13 +272,12 @@ def _walker(kind: int, lanes: int) -> Callable:
                         found[x, lane] = best[lane] >= steer[lane]
                     elif count:
                         found[x, lane] = min(total[lane], most)
-                    elif plus:
-                        found[x, lane] = (
-                            best[lane] + np.log(activation) if activation > 0 else lowest
-                        )
                     else:
                         largest_found = activation * best[lane] if maximum else best[lane]
-                        found[x, lane] = largest_found if activation > 0 else nothing
+                        largest_found = largest_found if activation > 0 else nothing
+                        if logs:
+                            largest_found = np.log(largest_found) if largest_found > 0 else lowest
+                        found[x, lane] = largest_found
             out_base = n * out_strides[0] + y * out_strides[1] + g * out_strides[3]
             for x0 in range(0, xs, STRIP):
                 for lane in range(filled):
