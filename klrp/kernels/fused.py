@@ -96,14 +96,15 @@ def _best(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> T
     if kind != lists.LOGS:
         found = _lists(shares, kind, r, z, zero)
         return sparse.downward(layer, kind, read, w, found, w.dtype)[0]
-    r, zero = (-r, -zero) if semiring.fused == "min,add" else (r, zero)
+    costs = semiring.fused == "min,add"  # the least of them is the largest of their negatives
+    r, zero = (-r, -zero) if costs else (r, zero)
     top = tops(r)
     if top is None:
         return None
     found = _lists(shares, kind, r, z, zero, top)
     below, _ = sparse.downward(layer, kind, read, w, found, w.dtype)
     below += along(top, below)
-    return below.neg_() if semiring.fused == "min,add" else below
+    return below.neg_() if costs else below
 
 
 def _normaliser(shares: Shares, relevant: Tensor) -> Tensor:

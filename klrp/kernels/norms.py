@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from klrp.conversions import Conversion
-from klrp.operations import Conv, Layer, Linear
+from klrp.operations import Conv, Layer, Linear, Shape
 from klrp.rules import Map
 from klrp.semirings import Semiring
 from klrp.shares import PartShares, Shares, block_edges
 
 DOUBLINGS = 6  # p = 2^6
-SLACK = 1e-3  # the p-th power of a number in single precision is wrong by p · 1e-7, and there are several
+SLACK = (
+    1e-3  # the p-th power of a number in single precision is wrong by p · 1e-7; there are several
+)
 SMALLEST = 1e-300  # below it a power may have lost terms
 FEW = 8  # samples for which the powers of a dense matrix take longer than its edges
 
@@ -116,29 +118,29 @@ def _looked_at(
     part: PartShares, a: Tensor, w: Tensor, r: Tensor, cells: Tensor, theta: Conversion, memory: int
 ) -> Tensor:
     """Whether a share of each of the neurons ``cells`` [m, axes] in a relevant neuron satisfies Θ [m]."""
-    layer, channel = part.layer, 1 if isinstance(part.layer, Conv) else a.ndim - 1
+    layer, (form, cut) = part.layer, theta.form
+    channel = 1 if isinstance(layer, Conv) else a.ndim - 1
+
+    def plane(shape: Shape) -> list[int]:
+        return [1 if axis in (0, channel) else size for axis, size in enumerate(shape)]
+
     # The upper neurons of a position side by side, [N, positions, k].
     z, r = (x.movedim(channel, -1).reshape(len(x), -1, len(w)) for x in (part.divisor, r))
-    one = [size if axis not in (0, channel) else 1 for axis, size in enumerate(a.shape)]
-    upper = torch.arange(z.shape[1], device=a.device)
-    upper = upper.reshape(
-        [size if axis not in (0, channel) else 1 for axis, size in enumerate(layer.output)]
-    )
-    result = []
-    for some in cells.split(max(1, block_edges(memory, 8 * w.element_size(), a.device) // len(w))):
-        sample, j, found = (
-            some[:, 0],
-            some[:, channel],
-            torch.zeros_like(some[:, 0], dtype=torch.bool),
-        )
-        place = some.clone()
-        place[:, [0, channel]] = 0
-        for tap in layer.taps():
-            above = torch.full(one, -1, device=a.device)
-            tap.lower(above).copy_(tap.upper(upper))
-            k = above[tuple(place.T)]
-            d = a[tuple(some.T)][:, None] * tap.weight(w)[0, 0, :, j].flatten(1).T / z[sample, k]
-            d = d.abs() if theta.form[0] == "magnitude" else d
-            found |= ((d >= theta.form[1]) & r[sample, k] & (k >= 0)[:, None]).any(1)
-        result.append(found)
-    return torch.cat(result)
+    upper = torch.arange(z.shape[1], device=a.device).reshape(plane(layer.output))
+    found = torch.zeros(len(cells), dtype=torch.bool, device=a.device)
+    size = max(1, block_edges(memory, 8 * w.element_size(), a.device) // len(w))
+    for tap in layer.taps():
+        above = torch.full(
+            plane(a.shape), -1, device=a.device
+        )  # the position that each one leads to
+        tap.lower(above).copy_(tap.upper(upper))
+        for start in range(0, len(cells), size):
+            some = cells[start : start + size]
+            active, (n, j), place = a[tuple(some.T)], some[:, [0, channel]].T, some.clone()
+            place[:, [0, channel]] = 0
+            at = above[tuple(place.T)]
+            d = active[:, None] * tap.weight(w)[0, 0, :, j].flatten(1).T / z[n, at]
+            d = d.abs() if form == "magnitude" else d
+            reached = (d >= cut) & r[n, at] & (at >= 0)[:, None]
+            found[start : start + size] |= reached.any(1)
+    return found

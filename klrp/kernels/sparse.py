@@ -1,7 +1,6 @@
 """Sparse lists for a layer: which of its weights and positions the compiled walk needs, and in what order.
 
-The axes of the tensors that go in and out here are [samples, y, x, groups, channels]: ``sites`` brings a
-layer's maps there, and ``map_of`` back.
+``sites`` shows a layer's maps with the axes [samples, y, x, groups, channels].
 """
 
 from __future__ import annotations
