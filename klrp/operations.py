@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 Map = Callable[[Tensor], Tensor]
 View = Callable[[Tensor], Tensor]
 
-SLAB = 1 << 20  # weights of a dense layer that are mapped at once
+SLAB = 1 << 20  # numbers that a layer makes at once where it need not make them all
 
 
 class Read(NamedTuple):
@@ -218,20 +218,36 @@ class Conv(Layer):
         w, still = self.windows, (0,) * len(padding)
         blank = s.new_zeros(1).expand(self.inputs[0])  # only its shape is read
         padded = F.pad(blank, before) if before else blank
-        c, _, _ = torch.ops.aten.convolution_backward(
-            s,
-            padded,
-            weight,
-            None,
-            w.stride,
-            padding,
-            w.dilation,
-            False,
-            still,
-            self.groups,
-            (True, False, False),
-        )
+
+        def below(at: slice) -> Tensor:
+            c, _, _ = torch.ops.aten.convolution_backward(
+                s,
+                padded[:, at],
+                weight[:, at],
+                None,
+                w.stride,
+                padding,
+                w.dilation,
+                False,
+                still,
+                self.groups,
+                (True, False, False),
+            )
+            return c
+
+        first, *others = self._slabs(s)
+        c = below(first)
+        if others:
+            c = torch.cat([c, *map(below, others)], 1)
         return [F.pad(c, [-p for p in before]) if before else c]
+
+    def _slabs(self, s: Tensor) -> list[slice]:
+        """Channels of the input at a time: in double precision torch holds s for each place of the kernel,
+        as often as there are channels."""
+        step = channels = self.inputs[0][1]
+        if s.dtype == torch.float64 and s.device.type == "cpu" and self.groups == 1:
+            step = max(1, SLAB // (math.prod(self.windows.kernel) * s[:, 0].numel()))
+        return [slice(start, start + step) for start in range(0, channels, step)]
 
 
 @dataclass(frozen=True, eq=False)
