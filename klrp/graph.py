@@ -17,7 +17,16 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp.errors import KlrpError
-from klrp.meanings import CONSTANTS, REARRANGE, Entry, Live, Operation, find_function, find_module
+from klrp.meanings import (
+    CONSTANTS,
+    RANDOM,
+    REARRANGE,
+    Entry,
+    Live,
+    Operation,
+    find_function,
+    find_module,
+)
 from klrp.operations import Concat, Conv, Layer, Linear, Pass, Rearrange, Sum
 from klrp.tracing import Network, first_line, network_of
 
@@ -321,12 +330,17 @@ class _Run:
             )
             del self.steps[previous.name]
         self.steps[step.name], self.outputs[step.name] = step, value
-        if isinstance(operation, Pass) and not entry.registered:
+        if isinstance(operation, Pass) and self._repeatable(node, entry):
             first = next(n for n in node.all_input_nodes if n in self.live)
             again = self._taken(node, first)
             self.outputs[step.name] = Again(sources[0], again, kind is entry.kind is nn.ReLU)
             self.replayed |= {*node.all_input_nodes} - {first}
         self.live[node] = Live(step.name, value)
+
+    def _repeatable(self, node: fx.Node, entry: Entry) -> bool:
+        """Whether the node gives the same value whenever it is computed: no dice, no code of the user's."""
+        hooked = node.op == "call_module" and self.network.modules[node.target]._forward_pre_hooks
+        return not (entry.registered or hooked or entry.kind in RANDOM)
 
     def _build(self, node: fx.Node, entry: Entry, value: Tensor) -> tuple[Operation, list[Live]]:
         several = [

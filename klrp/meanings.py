@@ -329,6 +329,8 @@ _ACTIVATIONS = {
     nn.Dropout: "dropout", nn.Dropout1d: "dropout1d", nn.Dropout2d: "dropout2d", nn.Dropout3d: "dropout3d",
     nn.AlphaDropout: "alpha_dropout", nn.FeatureAlphaDropout: "feature_alpha_dropout",
 }  # fmt: skip
+# Those that may draw at random, even in evaluation mode where a function is told to.
+RANDOM = {nn.RReLU, *(kind for kind in _ACTIVATIONS if "Dropout" in kind.__name__)}
 _SQUASHING = {
     nn.Sigmoid: "sigmoid", nn.Hardsigmoid: "hardsigmoid", nn.LogSigmoid: "logsigmoid", nn.Softmax2d: "softmax",
     nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax", nn.Softmin: "softmin",

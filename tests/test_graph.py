@@ -1101,3 +1101,35 @@ def test_a_network_that_holds_a_result_with_its_history_is_explained():
     model = graph(lambda net, x: net.fc(x.flatten(1)), fc=FC)
     model.last = [model.fc(X.flatten(1))]
     assert klrp.explain(model, X).input.shape == X.shape
+
+
+@pytest.mark.parametrize("semiring", ["real", "boolean", "counting", "max_plus"])
+def test_what_a_pre_hook_changes_before_a_relu_is_what_the_next_layer_reads(semiring, tables):
+    def network(activation):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 7), activation, nn.Linear(7, 3)).double()
+
+    class Shifted(nn.ReLU):
+        def forward(self, x):
+            return super().forward(x + 1)
+
+    klrp.register(Shifted, like=nn.ReLU)
+    hooked, x = network(nn.ReLU()), signed(2, 5).double()
+    hooked[1].register_forward_pre_hook(lambda _, inputs: (inputs[0] + 1,))
+    relevance = klrp.explain(hooked, x, semiring=semiring)
+    expected = klrp.explain(network(Shifted()), x, semiring=semiring)
+    for name in ("0", "input"):
+        assert torch.allclose(relevance[name].double(), expected[name].double())
+
+
+@pytest.mark.parametrize(
+    "noisy",
+    [lambda x: torch.dropout(x, 0.5, True), lambda x: F.rrelu(x, -1.0, 1.0, True)],
+    ids=["dropout", "rrelu"],
+)
+def test_what_is_drawn_at_random_is_drawn_once(noisy):
+    net = graph(lambda net, x: net.layer(noisy(x)), layer=nn.Linear(101, 1, bias=False)).double()
+    net.layer.weight.data.fill_(1.0)
+    relevance = klrp.explain(net, -torch.ones(3, 101, dtype=torch.float64), rule=rules.lrp0())
+    total = relevance.input.sum(1)
+    assert torch.allclose(total, torch.ones_like(total))

@@ -300,3 +300,18 @@ def test_behind_a_relu_zplus_is_one_product():
     found = kernels(net, x, semiring="viterbi", rule=rules.zplus())
     assert (found["0"], found["2"]) == ("blocked", "lists")
     assert contraction.Kernel("lists").why == ""
+
+
+@pytest.mark.parametrize("dtype, size", [(torch.float32, 1.7e9), (torch.float64, 1e18)])
+@pytest.mark.parametrize("semiring", ["boolean", "counting"])
+@pytest.mark.parametrize("theta", [conversions.positive(), conversions.threshold(1e-30)], ids=str)
+def test_large_activations_do_not_bring_the_least_share_down_to_zero(
+    theta, semiring, dtype, size, monkeypatch
+):
+    net, x = network("linear", dtype)
+    net[0].weight.data[::3] = 0  # a share of zero reaches no threshold
+    settings = {"semiring": semiring, "rule": rules.lrp0(), "theta": theta}
+    found = klrp.explain(net, size * x, **settings)
+    monkeypatch.setattr(contraction, "_choose", lambda *_: contraction.Kernel("blocked"))
+    for step, map in klrp.explain(net, size * x, **settings).items():
+        assert torch.equal(found[step], map), step

@@ -113,3 +113,15 @@ def test_a_layer_without_relevance():
         (found,) = norms.contract(shares, r, theta, 1 << 20)
         (slow,) = blocked.contract(shares, r, theta, klrp.BOOLEAN, 1 << 20)
         assert torch.equal(found, slow) and not found.any()
+
+
+@pytest.mark.usefixtures("without_numba")
+@pytest.mark.parametrize("scale", [0.25, -1.0])
+@pytest.mark.parametrize("theta", [conversions.threshold(0.02), conversions.positive()], ids=str)
+def test_the_factor_of_a_part_counts(theta, scale, monkeypatch):
+    rule = rules.Rule("scaled", (rules.Part(((rules.same, rules.same),), rules.same, scale),))
+    net, x = network("stride and dilation", torch.float64)
+    found = klrp.explain(net, x, semiring="boolean", rule=rule, theta=theta)
+    monkeypatch.setattr(contraction, "_choose", lambda *_: contraction.Kernel("blocked"))
+    for step, map in klrp.explain(net, x, semiring="boolean", rule=rule, theta=theta).items():
+        assert torch.equal(found[step], map), step

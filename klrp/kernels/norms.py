@@ -3,7 +3,7 @@
 Whether a share of j reaches θ is a question about a maximum over k, and a p-norm encloses the maximum
 of n terms:
 
-    n^(−1/p) · ‖w_j s‖_p  ≤  max_k w_jk s_k  ≤  ‖w_j s‖_p    with s_k = 1 / z_k where k is relevant.
+    n^(−1/p) · ‖w_j s‖_p  ≤  max_k w_jk s_k  ≤  ‖w_j s‖_p    with s_k = c / z_k where k is relevant.
 
 The p-th power of the norm is a sum of w^p s^p. For p = 64, and the 4608 terms of a large convolution, its
 bounds lie 14 % apart; the few neurons whose threshold is between them have their edges looked at.
@@ -47,11 +47,11 @@ def contract(shares: Shares, r: Tensor, theta: Conversion, memory: int) -> list[
     """Whether a share of j in a relevant neuron satisfies Θ [N, *input], for R_k [N, *output]."""
     (part,), (form, _) = shares.parts, theta.form
     (read, w), relevant = part.single(), r.bool()
-    a, s = read.activations, torch.where(relevant, part.divisor.reciprocal(), 0)
+    a, s = read.activations, torch.where(relevant, part.scale / part.divisor, 0)
     result = torch.zeros(a.shape, dtype=torch.bool, device=a.device)
     for active, agree in _sides(a, form):
         if form == "positive":
-            result |= (_total(part, s, agree, _whether, _whether) > 0) & (active > 0)
+            result |= (_total(part, s, agree, _whether, _whether) > 0.5) & (active > 0)
             continue
         reached, unsure = _enclosed(part, active, w, s, agree, theta)
         result |= reached
@@ -139,7 +139,7 @@ def _looked_at(
             active, (n, j), place = a[tuple(some.T)], some[:, [0, channel]].T, some.clone()
             place[:, [0, channel]] = 0
             at = above[tuple(place.T)]
-            d = active[:, None] * tap.weight(w)[0, 0, :, j].flatten(1).T / z[n, at]
+            d = active[:, None] * tap.weight(w)[0, 0, :, j].flatten(1).T / z[n, at] * part.scale
             d = d.abs() if form == "magnitude" else d
             reached = (d >= cut) & r[n, at] & (at >= 0)[:, None]
             found[start : start + size] |= reached.any(1)

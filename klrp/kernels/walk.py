@@ -112,6 +112,8 @@ def _walker(kind: int, lanes: int) -> Callable:
         never, lowest = a.dtype.type(np.inf), a.dtype.type(-np.inf)
         nothing, unit = a.dtype.type(0), a.dtype.type(1)
         most = np.finfo(np.float64).max
+        # cut / a must not come to 0, which a product of 0 would reach.
+        least_cut = np.nextafter(nothing, unit)
         # A row of activations and of results, channels side by side whatever the order of the tensors.
         active = np.zeros((xs, lanes), a.dtype)
         found = np.zeros((xs, lanes), out.dtype)
@@ -145,7 +147,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                 for lane in range(lanes):
                     activation = active[x, lane] if lane < filled else nothing
                     if stops:
-                        steer[lane] = cut / activation if activation > 0 else never
+                        steer[lane] = max(cut / activation, least_cut) if activation > 0 else never
                         best[lane] = nothing
                         floor = min(floor, steer[lane])
                     else:
