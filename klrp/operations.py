@@ -242,8 +242,8 @@ class Conv(Layer):
         return [F.pad(c, [-p for p in before]) if before else c]
 
     def _slabs(self, s: Tensor) -> list[slice]:
-        """Channels of the input at a time: in double precision torch holds s for each place of the kernel,
-        as often as there are channels."""
+        """Channels of the input at a time: in double precision torch holds a number for each channel, place
+        of the kernel and position of s."""
         step = channels = self.inputs[0][1]
         if s.dtype == torch.float64 and s.device.type == "cpu" and self.groups == 1:
             step = max(1, SLAB // (math.prod(self.windows.kernel) * s[:, 0].numel()))

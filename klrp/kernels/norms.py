@@ -24,9 +24,8 @@ from klrp.semirings import Semiring
 from klrp.shares import PartShares, Shares, block_edges
 
 DOUBLINGS = 6  # p = 2^6
-SLACK = (
-    1e-3  # the p-th power of a number in single precision is wrong by p · 1e-7; there are several
-)
+# The p-th power of a number in single precision is wrong by p · 1e-7; there are several.
+SLACK = 1e-3
 SMALLEST = 1e-300  # below it a power may have lost terms
 FEW = 8  # samples for which the powers of a dense matrix take longer than its edges
 
