@@ -50,12 +50,7 @@ def child(chosen: argparse.Namespace) -> dict:
 
 def table(rows: list[dict]) -> Table:
     lines = [
-        (
-            row["engine"],
-            f"{row['seconds'][0]:.1f}",
-            f"{row['bytes_early'] / 1e6:.1f}",
-            f"{row['bytes'] / 1e6:.1f}",
-        )
+        (row["engine"], f"{row['seconds'][0]:.1f}", f"{row['bytes_early'] / 1e6:.1f}", f"{row['bytes'] / 1e6:.1f}")
         for row in rows
     ]
     after = f"MB after {rows[0]['early']} batches"

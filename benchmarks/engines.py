@@ -29,13 +29,10 @@ def klrp_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
     """Every built-in with the kernel that it gets, several rules, and a semiring with a hint."""
     cuts = {theta: conversions.threshold(theta) for theta in (0.01, 0.05)}
     found = {
-        f"Boolean θ = {theta:g}": explained(model, x, semiring="boolean", theta=cut)
-        for theta, cut in cuts.items()
+        f"Boolean θ = {theta:g}": explained(model, x, semiring="boolean", theta=cut) for theta, cut in cuts.items()
     }
     found["counting θ = 0.01"] = explained(model, x, semiring="counting", theta=cuts[0.01])
-    found["counting positive()"] = explained(
-        model, x, semiring="counting", theta=conversions.positive()
-    )
+    found["counting positive()"] = explained(model, x, semiring="counting", theta=conversions.positive())
     found["counting_int θ = 0.01"] = explained(model, x, semiring="counting_int", theta=cuts[0.01])
     found |= {name: explained(model, x, semiring=name) for name in BUILT_IN}
     found["real ε"] = explained(model, x)
@@ -43,9 +40,7 @@ def klrp_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
     if x.ndim == 4 and x.shape[1] == 3:
         rows = [(klrp.FIRST, rules.zbox(-2.5, 2.7), None), (klrp.ANY, rules.gamma(0.25), None)]
         found["real γ + z-box"] = explained(model, x, composite=klrp.Composite(rows))
-    own = klrp.Semiring(
-        "own", 0.0, 1.0, lambda v, dim: v.amax(dim), torch.mul, (0, 1), fused="max,mul"
-    )
+    own = klrp.Semiring("own", 0.0, 1.0, lambda v, dim: v.amax(dim), torch.mul, (0, 1), fused="max,mul")
     hinted = {"rule": rules.max_share(), "theta": conversions.identity()}
     found["own (max, ×) with a hint"] = explained(model, x, semiring=own, **hinted)
     return found
@@ -98,11 +93,7 @@ def peers(model: nn.Module, x: Tensor) -> dict[str, Run | str]:
     if isinstance(model, nn.Sequential) and isinstance(model[0], nn.Flatten):
         # captum has no rule for it.
         model, x = model[1:], x.flatten(1)
-    found = {
-        "zennit EpsilonPlus": _zennit,
-        "captum LRP": _captum_lrp,
-        "captum InputXGradient": _captum_gradient,
-    }
+    found = {"zennit EpsilonPlus": _zennit, "captum LRP": _captum_lrp, "captum InputXGradient": _captum_gradient}
     return {name: _prepared(make, model, x) for name, make in found.items()}
 
 

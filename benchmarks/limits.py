@@ -23,11 +23,7 @@ from engines import REFERENCE
 
 from klrp.tables import Table
 
-LOOPS = {
-    "fma": "multiply and add",
-    "max": "multiply and compare",
-    "count": "multiply, compare, add where it holds",
-}
+LOOPS = {"fma": "multiply and add", "max": "multiply and compare", "count": "multiply, compare, add where it holds"}
 SIZE, VALUES = 1024, 8  # weights, which stay in the nearest cache, and the values in registers
 # What the innermost loop of each engine does with an edge.
 LOOP_OF = {
@@ -144,19 +140,14 @@ def measured(chosen: argparse.Namespace) -> tuple[list[dict], list[dict]]:
 def table(limits: list[dict], rows: list[dict]) -> str:
     lines = [(r["what"], r["threads"], f"{r['edges_per_second'] / 1e9:.1f}") for r in limits]
     first = Table(("loop", "threads", "G edges / s"), tuple(lines))
-    lines = [
-        (r["engine"], r["loop"], f"{r['edges_per_second'] / 1e9:.1f}", f"{r['of_limit']:.2f}")
-        for r in rows
-    ]
+    lines = [(r["engine"], r["loop"], f"{r['edges_per_second'] / 1e9:.1f}", f"{r['of_limit']:.2f}") for r in rows]
     columns = ("engine", "loop", "G edges settled / s", "of the limit")
     return f"{first}\n{Table(columns, tuple(lines))}"
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = measure.parser(__doc__)
-    parser.add_argument(
-        "--repeats", type=int, default=1_000_000, help="of the loops; one takes 8192 edges"
-    )
+    parser.add_argument("--repeats", type=int, default=1_000_000, help="of the loops; one takes 8192 edges")
     return parser.parse_args(given)
 
 

@@ -101,9 +101,7 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - before
 
 
-def rounds(
-    runs: Mapping[str, Run], count: int, patience: float = float("inf")
-) -> dict[str, list[float]]:
+def rounds(runs: Mapping[str, Run], count: int, patience: float = float("inf")) -> dict[str, list[float]]:
     """Seconds of each engine in each round; who takes longer than ``patience`` has only one round."""
     taken = {name: [] for name in runs}
     for number in range(count):
@@ -200,9 +198,7 @@ def without_save(given: Sequence[str]) -> list[str]:
     return [w for i, w in enumerate(given) if "--save" not in (w, given[i - 1] if i else "")]
 
 
-def report(
-    script: str, given: Sequence[str], chosen: argparse.Namespace, rows: list, **more: object
-) -> dict:
+def report(script: str, given: Sequence[str], chosen: argparse.Namespace, rows: list, **more: object) -> dict:
     """The record of one command, which replaces that of the same command in the file ``--save``."""
     words = without_save(given)
     kind = Path(script).stem
@@ -236,9 +232,7 @@ def _rounded(value: object) -> object:
 def heading(record: dict) -> str:
     """One line above a table: which command, when, where."""
     where, found = record["machine"], record["versions"]
-    names = ", ".join(
-        f"{k} {v}" for k, v in found.items() if v and k in ("torch", "numba", "python")
-    )
+    names = ", ".join(f"{k} {v}" for k, v in found.items() if v and k in ("torch", "numba", "python"))
     return (
         f"{record['command']} ({record['date']}; {where['cpu']}, {where['threads']} of "
         f"{where['cores']} cores, load {where['load']}; {names})"

@@ -99,9 +99,7 @@ def table(rows: list[dict]) -> Table:
         memory = f"{row['bytes'] / base:.2f}" if base and row.get("bytes") is not None else "-"
         first, compiled = (f"{row[k]:.1f}" if k in row else "-" for k in ("first", "compiled"))
         number = f"{row['ratio']:.2f}"
-        lines.append(
-            (row["engine"], number, f"{median(row['seconds']):.4g}", first, compiled, memory)
-        )
+        lines.append((row["engine"], number, f"{median(row['seconds']):.4g}", first, compiled, memory))
     columns = ("engine", "× gradient", "seconds", "first call", "first, compiling", "× its memory")
     return Table(columns, tuple(lines))
 
@@ -115,12 +113,8 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
         default=True,
         help="the generic kernel, and Boolean without Numba",
     )
-    parser.add_argument(
-        "--peers", action=argparse.BooleanOptionalAction, default=True, help="other packages"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=5.0, help="who takes more seconds has one round only"
-    )
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="other packages")
+    parser.add_argument("--patience", type=float, default=5.0, help="who takes more seconds has one round only")
     parser.add_argument("--only", help="only engines whose names contain this")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     return parser.parse_args(given)

@@ -20,7 +20,8 @@ from klrp.conversions import Conversion, as_conversion
 from klrp.errors import KlrpError
 from klrp.graph import Step, check_inputs, trace
 from klrp.meanings import ADD
-from klrp.operations import Layer, Sum, Winner
+from klrp.network.layers import Affine, Layer
+from klrp.network.moves import Winner
 from klrp.rules import Rule
 from klrp.semirings import (
     BOOLEAN,
@@ -94,9 +95,7 @@ class Composite:
 
     def __init__(self, rows: Iterable[Row]):
         if not isinstance(rows, Iterable) or isinstance(rows, str):
-            raise KlrpError.type(
-                f"composite: got {rows!r}; expected a list of rows (selector, rule, theta)."
-            )
+            raise KlrpError.type(f"composite: got {rows!r}; expected a list of rows (selector, rule, theta).")
         checked = tuple(_checked(row, number) for number, row in enumerate(rows))
         object.__setattr__(self, "rows", checked)
 
@@ -108,19 +107,13 @@ class Composite:
         assigned = assign(steps, self, semiring)
         return Table(
             ("step", "kind", "rule", "theta"),
-            tuple(
-                (s.name, s.kind.__name__, *map(repr, assigned[s.name]))
-                for s in steps
-                if s.name in assigned
-            ),
+            tuple((s.name, s.kind.__name__, *map(repr, assigned[s.name])) for s in steps if s.name in assigned),
         )
 
 
 def _checked(row: Any, number: int) -> Row:
     if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 3:
-        raise KlrpError.type(
-            f"composite: row {number} is {row!r}; expected (selector, rule, theta)."
-        )
+        raise KlrpError.type(f"composite: row {number} is {row!r}; expected (selector, rule, theta).")
     selector, rule, theta = row
     if not isinstance(selector, str | type):
         raise KlrpError.type(
@@ -157,7 +150,7 @@ def first_steps(steps: Sequence[Step]) -> tuple[set[str], set[str]]:
 
 
 def _is_rescaling(step: Step) -> bool:
-    alone = isinstance(step.operation, Sum) and len(step.operation.inputs) == 1
+    alone = isinstance(step.operation, Affine) and len(step.operation.inputs) == 1
     return alone and not issubclass(step.like, _BatchNorm)
 
 
@@ -209,16 +202,12 @@ def _check_selectors(steps: Sequence[Step], composite: Composite) -> None:
             )
 
 
-def _completed(
-    rule: Rule | None, theta: Conversion | None, semiring: Semiring, name: str
-) -> tuple[Rule, Conversion]:
+def _completed(rule: Rule | None, theta: Conversion | None, semiring: Semiring, name: str) -> tuple[Rule, Conversion]:
     default_rule, default_theta = _DEFAULTS.get(semiring, (None, None))
     rule = rule or default_rule
     theta = theta or default_theta
     if rule is None or theta is None:
-        missing = " and ".join(
-            what for what, value in (("rule", rule), ("theta", theta)) if value is None
-        )
+        missing = " and ".join(what for what, value in (("rule", rule), ("theta", theta)) if value is None)
         raise KlrpError.value(
             f"{missing}: {name} has none, and the semiring {semiring.name!r} has no default. Give rule= and "
             f"theta=, such as rule=klrp.rules.max_share(), theta=klrp.conversions.identity()."
@@ -295,9 +284,7 @@ def vgg16_boolean(model: nn.Module, thresholds: Sequence[float] = BOOLEAN_THRESH
     return _vgg16_thresholds("vgg16_boolean", model, thresholds)
 
 
-def vgg16_counting(
-    model: nn.Module, thresholds: Sequence[float] = COUNTING_THRESHOLDS
-) -> Composite:
+def vgg16_counting(model: nn.Module, thresholds: Sequence[float] = COUNTING_THRESHOLDS) -> Composite:
     """The rows of ``vgg16_boolean`` with the lower thresholds that the paper has for counting.
 
     =========  =======================  ================================

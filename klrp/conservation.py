@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.operations import Layer, Move
+from klrp.network.layers import Layer
+from klrp.network.moves import Move
 from klrp.semirings import (
     BOOLEAN,
     COUNTING,
@@ -57,9 +58,7 @@ class Conservation(Mapping[str, Balance | Total]):
 
     def __getitem__(self, name: str) -> Balance | Total:
         if name not in self.entries:
-            raise KlrpError.key(
-                f"step: no account of {name!r}. There are: {', '.join(self.entries)}."
-            )
+            raise KlrpError.key(f"step: no account of {name!r}. There are: {', '.join(self.entries)}.")
         return self.entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -85,9 +84,7 @@ class Conservation(Mapping[str, Balance | Total]):
         return self.table()._repr_html_()
 
 
-def balance(
-    step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool
-) -> Balance:
+def balance(step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool) -> Balance:
     """The account of one step that received r [N, *output] and passed its inputs' relevance on.
 
     ``linear`` says that Θ = id: then every term is computed for itself, and the error shows a mistake.

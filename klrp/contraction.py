@@ -6,7 +6,7 @@ from torch import Tensor
 
 from klrp.conversions import Conversion
 from klrp.kernels import blocked, fused, gradient, norms, sparse
-from klrp.operations import Layer, Read
+from klrp.network.layers import Layer, Read
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring
 from klrp.shares import Shares, active_pairs
@@ -26,17 +26,13 @@ class Kernel(str):
         return f"{str(self)!r} ({self.why})" if self.why else repr(str(self))
 
 
-def kernel_name(
-    layer: Layer, rule: Rule, reads: list[Read], theta: Conversion, semiring: Semiring
-) -> Kernel:
+def kernel_name(layer: Layer, rule: Rule, reads: list[Read], theta: Conversion, semiring: Semiring) -> Kernel:
     """Which kernel a layer gets: "gradient", "lists", "norms" or "blocked"."""
     pairs = max(len(active_pairs(part, reads)) for part in rule.parts)
     return _choose(layer, rule, pairs, theta, semiring)
 
 
-def contract(
-    shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int
-) -> list[Tensor]:
+def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int) -> list[Tensor]:
     """R_j for each input of the layer [N, *input, *shape], from R_k [N, *output, *shape]."""
     pairs = max(len(part.pairs) for part in shares.parts)
     kernel = _choose(shares.layer, shares.rule, pairs, theta, semiring)

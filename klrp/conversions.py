@@ -25,14 +25,15 @@ class Conversion:
     """A Θ that knows the semiring: ``apply(d, semiring)`` maps shares [...] to elements [..., *shape].
 
     ``safe`` says that it gives nothing but the semiring's zero and one, so that no domain check is due.
-    ``form`` is the name that kernels know it by, with its number. ``fit``, where it is there, chooses a Θ for each sample of a layer from all of the layer's shares.
+    ``form`` is the name that kernels know it by, with its number, or its numbers [N], one for each sample. ``fit``,
+    where it is there, finds a threshold [N] for each sample of a layer from all of the layer's shares.
     """
 
     name: str
     apply: Callable[[Tensor, Semiring], Tensor]
     safe: bool = False
-    form: tuple[str, float] = ("", 0.0)
-    fit: Callable[[Stream, int, torch.dtype], Conversion] | None = None
+    form: tuple[str, float | Tensor] = ("", 0.0)
+    fit: Callable[[Stream, int, torch.dtype], Tensor] | None = None
 
     @property
     def identical(self) -> bool:
@@ -55,14 +56,10 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
     if isinstance(theta, Conversion):
         return theta
     if not callable(theta):
-        raise KlrpError.type(
-            f"theta: got {theta!r}; expected an elementwise callable or one of klrp.conversions."
-        )
+        raise KlrpError.type(f"theta: got {theta!r}; expected an elementwise callable or one of klrp.conversions.")
     name = getattr(theta, "__name__", type(theta).__name__)
     if getattr(theta, "__module__", None) == __name__:
-        raise KlrpError.type(
-            f"theta: got the function {name} itself. Call it: klrp.conversions.{name}(...)."
-        )
+        raise KlrpError.type(f"theta: got the function {name} itself. Call it: klrp.conversions.{name}(...).")
 
     def apply(d: Tensor, semiring: Semiring) -> Tensor:
         try:
@@ -102,17 +99,22 @@ def identity() -> Conversion:
 def threshold(t: float) -> Conversion:
     """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
     t = _number(t, "threshold")
-    return Conversion(
-        f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), True, ("threshold", t)
-    )
+    return Conversion(f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), True, ("threshold", t))
+
+
+def at_least(t: Tensor) -> Conversion:
+    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
+
+    def apply(d: Tensor, semiring: Semiring) -> Tensor:
+        return _one_where(d >= t.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
+
+    return Conversion("at_least(...)", apply, True, ("threshold", t))
 
 
 def magnitude(t: float) -> Conversion:
     """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
     t = _number(t, "magnitude")
-    return Conversion(
-        f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), True, ("magnitude", t)
-    )
+    return Conversion(f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), True, ("magnitude", t))
 
 
 def positive() -> Conversion:
@@ -166,15 +168,13 @@ def mass(f: float) -> Conversion:
         raise KlrpError.value(f"mass: got f = {f:g}; expected a fraction above 0 and at most 1.")
 
     def unfitted(d: Tensor, semiring: Semiring) -> Tensor:
-        raise KlrpError.value(
-            "theta: mass() needs the shares of a whole layer; klrp.explain fits it."
-        )
+        raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
 
     return Conversion(f"mass({f:g})", unfitted, safe=True, fit=partial(_fit_mass, f))
 
 
-def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Conversion:
-    """Find θ exactly by its bits: positive floats are ordered as the integers with the same bits.
+def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:
+    """Find θ [n] exactly by its bits: positive floats are ordered as the integers with the same bits.
 
     Each pass over the shares settles the next bits: it adds up the shares by the value of these bits,
     among those whose higher bits are the ones already found.
@@ -185,9 +185,7 @@ def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Conversio
         sums = torch.zeros(n, 1 << width, dtype=torch.float64)
         for d, relevant in shares():
             bits = d.double().contiguous().view(torch.int64).flatten(1)
-            among = (relevant & (d > 0)).flatten(1) & (
-                (bits >> (shift + width)) == found.to(d.device)
-            )
+            among = (relevant & (d > 0)).flatten(1) & ((bits >> (shift + width)) == found.to(d.device))
             carried = torch.where(among, d.flatten(1).double(), 0.0)
             digit = (bits >> shift) & ((1 << width) - 1)
             sums += torch.zeros_like(sums, device=d.device).scatter_add_(1, digit, carried).cpu()
@@ -199,12 +197,7 @@ def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Conversio
         above = at_least.gather(1, last) - sums.gather(1, last)
         found = (found << width) | last
     found = found << digits[-1][0]
-    theta = torch.where(target > 0, found.view(torch.float64), math.inf)
-
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        return _one_where(d >= theta.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
-
-    return Conversion(f"mass({f:g})", apply, safe=True)
+    return torch.where(target > 0, found.view(torch.float64), math.inf)[:, 0]
 
 
 # The bits of a float64, from the sign down, in digits of (shift, width); what was a float32 ends early.

@@ -178,15 +178,11 @@ def imagenet_normalise(x: Tensor) -> Tensor:
         >>> logits = network(klrp.data.imagenet_normalise(klrp.data.photo("flower").image))
     """
     if not isinstance(x, Tensor):
-        raise KlrpError.type(
-            f"imagenet_normalise: got {type(x).__name__}; give a tensor, such as photo.image."
-        )
+        raise KlrpError.type(f"imagenet_normalise: got {type(x).__name__}; give a tensor, such as photo.image.")
     if not x.is_floating_point():
         raise KlrpError.type(f"imagenet_normalise: x is {x.dtype}; give floats in [0, 1].")
     if x.ndim < 3 or x.shape[-3] != 3:
-        raise KlrpError.value(
-            f"imagenet_normalise: x has shape {tuple(x.shape)}; expected [..., 3, height, width]."
-        )
+        raise KlrpError.value(f"imagenet_normalise: x has shape {tuple(x.shape)}; expected [..., 3, height, width].")
     mean, std = x.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     return (x - mean) / std
 
@@ -220,9 +216,7 @@ def load_weights(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         return _load_zip(path, blob, trusted=sha256 is not None)
     # A safetensors file begins with 8 bytes of length, which may look like a pickle; the 9th tells.
     if blob[8:9] != b"{" and (blob[:1] == b"\x80" or path.suffix in (".pkl", ".pickle")):
-        raise KlrpError.value(
-            f"load_weights: {path} is a pickle, which could run any code: not opened. {CONVERT}"
-        )
+        raise KlrpError.value(f"load_weights: {path} is a pickle, which could run any code: not opened. {CONVERT}")
     try:
         return load(blob)
     except SafetensorError as error:
@@ -244,9 +238,7 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
     if not isinstance(state_dict, Mapping):
-        raise KlrpError.type(
-            f"save_weights: state_dict is a {type(state_dict).__name__}; give model.state_dict()."
-        )
+        raise KlrpError.type(f"save_weights: state_dict is a {type(state_dict).__name__}; give model.state_dict().")
     dense = {k: isinstance(x, Tensor) and x.layout is torch.strided for k, x in state_dict.items()}
     if not all(dense.values()):
         wrong = [name for name, is_dense in dense.items() if not is_dense]
@@ -341,9 +333,7 @@ def _embedded_digits() -> Digits:
     images = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
     images = torch.nn.functional.interpolate(images, size=(20, 20), mode="bilinear")
     images = torch.nn.functional.pad(images, (4, 4, 4, 4)).numpy()
-    parts = train_test_split(
-        images, bunch.target, test_size=360, stratify=bunch.target, random_state=0
-    )
+    parts = train_test_split(images, bunch.target, test_size=360, stratify=bunch.target, random_state=0)
     train, test, train_labels, test_labels = map(torch.from_numpy, parts)
     return Digits(train, train_labels.long(), test, test_labels.long(), "sklearn-digits")
 
@@ -420,9 +410,7 @@ def _read_photo(caller: str, path: Path, hint: str) -> Image.Image:
         with Image.open(path) as file:
             return ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise KlrpError.value(
-            f"{caller}: {path} cannot be read as an image ({error}). {hint}"
-        ) from None
+        raise KlrpError.value(f"{caller}: {path} cannot be read as an image ({error}). {hint}") from None
 
 
 def _squares(picture: Image.Image, size: int, n: int = 1) -> Tensor:

@@ -1,7 +1,7 @@
 """trace(model, x): a feed-forward network as a tuple of steps, in the order of computation.
 
 Every node of the traced network that depends on the input becomes a step with an operation of
-klrp.operations; a BatchNorm behind its layer is folded into that layer's weights.
+klrp.network.layers; a BatchNorm behind its layer is folded into that layer's weights.
 """
 
 from __future__ import annotations
@@ -17,17 +17,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp.errors import KlrpError
-from klrp.meanings import (
-    CONSTANTS,
-    RANDOM,
-    REARRANGE,
-    Entry,
-    Live,
-    Operation,
-    find_function,
-    find_module,
-)
-from klrp.operations import Concat, Conv, Layer, Linear, Pass, Rearrange, Sum
+from klrp.meanings import CONSTANTS, RANDOM, REARRANGE, Entry, Live, Operation, find_function, find_module
+from klrp.network.layers import Affine, Conv, Layer, Linear
+from klrp.network.moves import Concat, Pass, Rearrange
 from klrp.tracing import Network, first_line, network_of
 
 
@@ -107,21 +99,15 @@ def check_inputs(inputs: Any) -> None:
             f"inputs: got {type(inputs).__name__}; expected a float tensor [N, ...]. Use torch.as_tensor(inputs)."
         )
     if inputs.ndim == 0:
-        raise KlrpError.value(
-            "inputs: got a single number; expected [N, ...]. Add the axis of samples."
-        )
+        raise KlrpError.value("inputs: got a single number; expected [N, ...]. Add the axis of samples.")
     if inputs.layout is not torch.strided:
-        raise KlrpError.type(
-            f"inputs: got a {inputs.layout} tensor; expected a dense one. Use inputs.to_dense()."
-        )
+        raise KlrpError.type(f"inputs: got a {inputs.layout} tensor; expected a dense one. Use inputs.to_dense().")
     if inputs.is_floating_point():
         # A sum is quick, and finite unless something in it is not, or all of it is huge.
         if not bool(inputs.sum().isfinite()) and not bool(torch.isfinite(inputs).all()):
             what = "NaN" if bool(torch.isnan(inputs).any()) else "Inf"
             where = (~torch.isfinite(inputs)).nonzero()[0].tolist()
-            raise KlrpError.value(
-                f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first."
-            )
+            raise KlrpError.value(f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first.")
 
 
 class _Run:
@@ -212,11 +198,7 @@ class _Run:
                 )
 
     def _read_later(self, node: fx.Node, than: fx.Node) -> bool:
-        return any(
-            self.place[user] > self.place[than]
-            for user in node.users
-            if user in self.network.needed
-        )
+        return any(self.place[user] > self.place[than] for user in node.users if user in self.network.needed)
 
     # --- steps ----------------------------------------------------------------------------------------
 
@@ -256,19 +238,13 @@ class _Run:
         like = "torch.nn.ReLU" if module else "torch.relu" if callable(what) else "'relu'"
         inside = list(node.meta.get("nn_module_stack", {}).values())
         owner = inside[-1][1] if inside and not module else None
-        hint = (
-            f", or the whole of {getattr(owner, '__name__', owner)}, the module it is in"
-            if owner
-            else ""
-        )
+        hint = f", or the whole of {getattr(owner, '__name__', owner)}, the module it is in" if owner else ""
         return KlrpError.value(
             f"model: {self._describe(node)} has no rule. If it acts on each neuron by itself, as an activation does, "
             f"say so: klrp.register({name}, like={like}){hint}. Otherwise klrp cannot explain this network yet."
         )
 
-    def _verify(
-        self, node: fx.Node, operation: Operation, sources: list[Live], value: Tensor
-    ) -> None:
+    def _verify(self, node: fx.Node, operation: Operation, sources: list[Live], value: Tensor) -> None:
         """A KlrpError if what was registered computes something else than what it was said to be like."""
         if isinstance(operation, Pass):
             x = sources[0].value
@@ -277,21 +253,15 @@ class _Run:
                 others = torch.arange(x.numel(), device=x.device).reshape(x.shape) % 2 == 1
                 source = next(n for n in node.all_input_nodes if n in self.live)
                 moved = self._taken(node, source)(x + others.to(x.dtype))
-                fits = torch.allclose(
-                    moved[~others], value[~others], rtol=1e-3, atol=1e-5, equal_nan=True
-                )
+                fits = torch.allclose(moved[~others], value[~others], rtol=1e-3, atol=1e-5, equal_nan=True)
         elif isinstance(operation, Layer):
             z = operation.linear([live.value for live in sources], lambda w: w)
             z = z if operation.bias is None else z + operation.bias
-            fits = z.shape == value.shape and torch.allclose(
-                z, value, rtol=1e-3, atol=1e-3 * float(value.abs().amax())
-            )
+            fits = z.shape == value.shape and torch.allclose(z, value, rtol=1e-3, atol=1e-3 * float(value.abs().amax()))
         else:
             return
         if not fits:
-            raise KlrpError.value(
-                "it was registered like something that computes something else; it has no rule"
-            )
+            raise KlrpError.value("it was registered like something that computes something else; it has no rule")
 
     def _step(self, node: fx.Node, entry: Entry, value: Tensor) -> None:
         try:
@@ -301,19 +271,13 @@ class _Run:
         except KlrpError as error:
             text = f"{str(error).rstrip('.')}."
             about_inputs = text.startswith("inputs:")
-            raise KlrpError.value(
-                text if about_inputs else f"model: {self._describe(node)}: {text}"
-            ) from None
+            raise KlrpError.value(text if about_inputs else f"model: {self._describe(node)}: {text}") from None
         except (TypeError, AttributeError, RuntimeError) as error:
             raise KlrpError.value(
                 f"model: {self._describe(node)} is called in a way that has no rule: {first_line(error)} Call it as "
                 f"its documentation does."
             ) from error
-        if (
-            value.ndim == 0
-            or value.shape[0] != self.x.shape[0]
-            or _mixes_samples(operation, len(value))
-        ):
+        if value.ndim == 0 or value.shape[0] != self.x.shape[0] or _mixes_samples(operation, len(value)):
             raise KlrpError.value(
                 f"model: {self._describe(node)} mixes or merges samples: {tuple(value.shape)} from {self.x.shape[0]} "
                 f"of them. Inputs are [N, ...]: where the axis of samples is missing, add it, inputs[None]."
@@ -324,9 +288,7 @@ class _Run:
         previous = self._foldable(node, entry)
         if previous is not None:
             step = replace(
-                previous,
-                aliases=(*previous.aliases, name),
-                operation=_folded(previous.operation, operation),
+                previous, aliases=(*previous.aliases, name), operation=_folded(previous.operation, operation)
             )
             del self.steps[previous.name]
         self.steps[step.name], self.outputs[step.name] = step, value
@@ -343,23 +305,15 @@ class _Run:
         return not (entry.registered or hooked or entry.kind in RANDOM)
 
     def _build(self, node: fx.Node, entry: Entry, value: Tensor) -> tuple[Operation, list[Live]]:
-        several = [
-            n
-            for n in node.all_input_nodes
-            if n in self.live and not isinstance(self.values[n], Tensor)
-        ]
+        several = [n for n in node.all_input_nodes if n in self.live and not isinstance(self.values[n], Tensor)]
         if entry.build is REARRANGE or (several and entry.kind is Concat):
             return self._rearrange(node, value)
-        args, kwargs = fx.node.map_arg(
-            (node.args, node.kwargs), lambda n: self.live.get(n, self.values[n])
-        )
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.live.get(n, self.values[n]))
         kwargs = dict(kwargs)
         for keyword, position in (("input", 0), ("other", 1)):  # torch's names of the operands
             if keyword in kwargs and len(args) == position:
                 args = (*args, kwargs.pop(keyword))
-        extra = (
-            entry.arguments(self.network.modules[node.target]) if node.op == "call_module" else ()
-        )
+        extra = entry.arguments(self.network.modules[node.target]) if node.op == "call_module" else ()
         return entry.build(*args, *extra, **kwargs)
 
     def _taken(self, node: fx.Node, source: fx.Node) -> Callable[[Tensor], Any]:
@@ -368,9 +322,7 @@ class _Run:
 
         def replay(on: Tensor) -> Any:
             on = before(on)
-            args, kwargs = fx.node.map_arg(
-                (node.args, node.kwargs), lambda n: on if n is source else self.values[n]
-            )
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: on if n is source else self.values[n])
             return self.network.call(node, args, kwargs)
 
         return replay
@@ -382,14 +334,10 @@ class _Run:
         shape = tuple(self.x.shape if step is None else step.shape)
         module = self.network.modules.get(node.target) if node.op == "call_module" else None
         name = getattr(node.target, "__name__", node.target)
-        if live.taken is None and (
-            name in _KEEP_ORDER or isinstance(module, nn.Flatten | nn.Unflatten)
-        ):
+        if live.taken is None and (name in _KEEP_ORDER or isinstance(module, nn.Flatten | nn.Unflatten)):
             return Pass(shape), [live]
         # Float indices, exact to 2^53, since padding runs on floats; doubled, only constants stay put.
-        index = torch.arange(
-            1, math.prod(shape) + 1, dtype=torch.float64, device=value.device
-        ).reshape(shape)
+        index = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=value.device).reshape(shape)
         once, twice = taken(index), taken(2 * index)
         return Rearrange(shape, torch.where(once == twice, 0, once).long()), [live]
 
@@ -425,13 +373,9 @@ class _Run:
                 f"logits [N, C] or [N]. Flatten or select them in a wrapper."
             )
         if not bool(value.isfinite().all()):
-            raise KlrpError.value(
-                "model: its logits are not finite (NaN or Inf). Look at its weights and its inputs."
-            )
+            raise KlrpError.value("model: its logits are not finite (NaN or Inf). Look at its weights and its inputs.")
         if returned not in self.live:
-            raise KlrpError.value(
-                "model: its output does not depend on the input; there is nothing to explain."
-            )
+            raise KlrpError.value("model: its output does not depend on the input; there is nothing to explain.")
         logits = value if value.ndim == 2 else value[:, None]
         source = self.live[returned].source
         return Trace(tuple(self.steps.values()), self.outputs, source, value.shape, logits)
@@ -471,7 +415,7 @@ def _not_a_tensor(value: Any) -> str:
     )
 
 
-def _folded(layer: Layer, norm: Sum) -> Layer:
+def _folded(layer: Layer, norm: Affine) -> Layer:
     """BatchNorm after a linear layer: w' = w s, b' = b s + t, with the norm's scale s and shift t."""
     scale, shift = norm.weights[0][0], norm.bias[0]
     weight = layer.weights[0] * scale.reshape(-1, *(1,) * (layer.weights[0].ndim - 1))

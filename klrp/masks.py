@@ -77,9 +77,7 @@ class Masks(_Tabular):
             >>> found.map("and", 0), found.map("or"), found.map(0.9, 3)
         """
         if of is not None and not 0 <= of < len(self.samples):
-            raise KlrpError.value(
-                f"of: got {of!r}; expected a class in 0..{len(self.samples) - 1}."
-            )
+            raise KlrpError.value(f"of: got {of!r}; expected a class in 0..{len(self.samples) - 1}.")
         chosen = slice(None) if of is None else slice(of, of + 1)
         n = int(self.samples[chosen].sum())
         if n == 0:
@@ -106,9 +104,7 @@ class Masks(_Tabular):
         if not 0 <= q <= 1:
             raise KlrpError.value(f"how: got the quantile {q}; expected a number in [0, 1].")
         if self.counts is None:
-            raise KlrpError.value(
-                f"how: got the quantile {q}, but there are no levels. Collect with levels=256."
-            )
+            raise KlrpError.value(f"how: got the quantile {q}, but there are no levels. Collect with levels=256.")
         # The rounding to levels is monotone, so it may come before the quantile.
         reached = self.counts[chosen].sum(0).cumsum(0)
         rank = max(1, math.ceil(q * n - 1e-9))  # 0.07 * 100 is a little more than 7
@@ -177,8 +173,7 @@ def collect(
     _check_levels(levels)
     if levels and isinstance(batches, Iterator):
         raise KlrpError.value(
-            "batches: got an iterator, which ends after one pass, and quantiles need two. Give a list "
-            "or a DataLoader."
+            "batches: got an iterator, which ends after one pass, and quantiles need two. Give a list or a DataLoader."
         )
     settings["keep"] = [step]
 
@@ -201,9 +196,7 @@ def collect(
     return _with_levels(found, (batch for batch, _ in stream()), levels) if levels else found
 
 
-def from_maps(
-    maps: Tensor, classes: Tensor, *, semiring: Semiring | str = REAL, levels: int = 0
-) -> Masks:
+def from_maps(maps: Tensor, classes: Tensor, *, semiring: Semiring | str = REAL, levels: int = 0) -> Masks:
     """The masks of maps [n, *shape, *semiring.shape] that are at hand, of classes [n] int64.
 
     ``levels`` and errors are those of ``collect``.
@@ -262,8 +255,7 @@ class _Keep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.mask.shape:
             raise KlrpError.value(
-                f"mask: got shape {tuple(self.mask.shape)}; expected that of the neurons, "
-                f"{tuple(x.shape[1:])}."
+                f"mask: got shape {tuple(self.mask.shape)}; expected that of the neurons, {tuple(x.shape[1:])}."
             )
         return x.masked_fill(~self.mask.to(x.device), self.fill)
 
@@ -347,9 +339,7 @@ def curves(
                 f"rankings: {name!r} has {len(ranking)} rankings; expected one for each of the "
                 f"{len(networks)} networks."
             )
-    bar = tqdm(
-        total=len(rankings) * len(networks), desc="curves", leave=False, disable=not progress
-    )
+    bar = tqdm(total=len(rankings) * len(networks), desc="curves", leave=False, disable=not progress)
     found = {}
     with bar:
         for name, ranking in rankings.items():
@@ -399,9 +389,7 @@ def _joined(found: Masks, batch: Batch) -> Masks:
         lowest = torch.minimum(lowest, scores.masked_fill(~finite, math.inf).amin(0))
         highest = torch.maximum(highest, scores.masked_fill(~finite, -math.inf).amax(0))
     ends = torch.stack([lowest, highest])
-    return replace(
-        found, samples=samples, relevant=counted, total=total, low=low, high=high, ends=ends
-    )
+    return replace(found, samples=samples, relevant=counted, total=total, low=low, high=high, ends=ends)
 
 
 def _with_levels(found: Masks, batches: Iterable[Batch], levels: int) -> Masks:

@@ -16,22 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klrp.errors import KlrpError
-from klrp.operations import (
-    AdaptiveWindows,
-    Concat,
-    Conv,
-    Layer,
-    Linear,
-    Lookup,
-    Mean,
-    Pass,
-    Pool,
-    Rearrange,
-    Sum,
-    Windows,
-    Winner,
-    window_sizes,
-)
+from klrp.network.layers import AdaptiveWindows, Affine, Conv, Layer, Linear, Pool, Reduce, Windows, window_sizes
+from klrp.network.moves import Concat, Lookup, Pass, Rearrange, Winner
 
 Operation = Layer | Winner | Pass | Concat | Rearrange | Lookup
 
@@ -82,27 +68,13 @@ def _conv(spatial: int) -> Callable:
 
 
 def _avg_pool(spatial: int) -> Callable:
-    def build(
-        x,
-        kernel_size,
-        stride=None,
-        padding=0,
-        ceil_mode=False,
-        count_include_pad=True,
-        divisor_override=None,
-    ):
+    def build(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
         _check_batched(x, x.value.ndim == spatial + 2)
         windows = _pool_windows(spatial, kernel_size, stride, padding, 1)
         inputs = tuple(x.value.shape)
         ones = torch.ones(1, 1, *inputs[-spatial:], dtype=x.value.dtype, device=x.value.device)
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[spatial - 1]
-        arguments = (
-            windows.kernel,
-            windows.stride,
-            _tuple(padding, spatial),
-            ceil_mode,
-            count_include_pad,
-        )
+        arguments = (windows.kernel, windows.stride, _tuple(padding, spatial), ceil_mode, count_include_pad)
         extra = () if divisor_override is None else (divisor_override,)
         share = pool(ones, *arguments, *extra)[0, 0]  # real neurons in the window / its divisor
         weight = share / window_sizes(windows, inputs[-spatial:], tuple(share.shape)).to(share)
@@ -124,9 +96,7 @@ def _adaptive_avg_pool(spatial: int) -> Callable:
 
 
 def _max_pool(spatial: int) -> Callable:
-    def build(
-        x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
-    ):
+    def build(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
         _check_batched(x, x.value.ndim == spatial + 2)
         windows = _pool_windows(spatial, kernel_size, stride, padding, dilation)
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
@@ -150,19 +120,16 @@ def _adaptive_max_pool(spatial: int) -> Callable:
     return build
 
 
-def _batch_norm(
-    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-):
+def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     if running_mean is None or training:
         raise KlrpError.value(
-            "a BatchNorm without running statistics makes a sample depend on its batch. Use "
-            "track_running_stats=True."
+            "a BatchNorm without running statistics makes a sample depend on its batch. Use track_running_stats=True."
         )
     scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
     shift = -running_mean * scale + (0 if bias is None else bias)
     spatial = x.value.ndim - 2
     weight, bias = (_channels(v, spatial)[None] for v in (scale, shift))
-    return Sum((weight,), bias, (tuple(x.value.shape),), tuple(x.value.shape)), [x]
+    return Affine((weight,), bias, (tuple(x.value.shape),), tuple(x.value.shape)), [x]
 
 
 def _add(a, b, *, alpha=1):
@@ -179,17 +146,13 @@ def _neg(a):
 
 def _mul(a, b):
     if isinstance(a, Live) and isinstance(b, Live):
-        raise KlrpError.value(
-            "it multiplies two values that depend on the input, and no rule shares that"
-        )
+        raise KlrpError.value("it multiplies two values that depend on the input, and no rule shares that")
     return _sum([(a, b) if isinstance(a, Live) else (b, a)])
 
 
 def _div(a, b, *, rounding_mode=None):
     if isinstance(b, Live) or rounding_mode is not None:
-        raise KlrpError.value(
-            "it divides by a value that depends on the input, and no rule shares that"
-        )
+        raise KlrpError.value("it divides by a value that depends on the input, and no rule shares that")
     return _sum([(a, 1 / b)])
 
 
@@ -200,9 +163,7 @@ def _sum(terms: list[tuple[Any, Any]]) -> tuple[Operation, list[Live]]:
     shape = torch.broadcast_shapes(*(x.value.shape if isinstance(x, Live) else _shape(x) for x, _ in terms),
                                    *(_shape(factor) for _, factor in terms))  # fmt: skip
     if any(x.value.ndim != len(shape) for x, _ in live):
-        raise KlrpError.value(
-            "it broadcasts a value along a new leading axis, which is the samples'"
-        )
+        raise KlrpError.value("it broadcasts a value along a new leading axis, which is the samples'")
 
     def aligned(value: Any) -> Tensor:
         value = torch.as_tensor(value, dtype=first.dtype, device=first.device)
@@ -211,9 +172,7 @@ def _sum(terms: list[tuple[Any, Any]]) -> tuple[Operation, list[Live]]:
     weights = tuple(aligned(factor) for _, factor in live)
     constants = [aligned(x) * factor for x, factor in terms if not isinstance(x, Live)]
     inputs = tuple(tuple(x.value.shape) for x, _ in live)
-    return Sum(weights, sum(constants) if constants else None, inputs, tuple(shape)), [
-        x for x, _ in live
-    ]
+    return Affine(weights, sum(constants) if constants else None, inputs, tuple(shape)), [x for x, _ in live]
 
 
 def _reduce(average: bool) -> Callable:
@@ -221,17 +180,13 @@ def _reduce(average: bool) -> Callable:
 
     def build(x, dim=None, keepdim=False, *, dtype=None):
         shape = tuple(x.value.shape)
-        dims = (
-            []
-            if dim is None
-            else [d % len(shape) for d in ([dim] if isinstance(dim, int) else dim)]
-        )
+        dims = [] if dim is None else [d % len(shape) for d in ([dim] if isinstance(dim, int) else dim)]
         if dim is None or 0 in dims:
             raise KlrpError.value("it joins the samples; name the other axes")
         kept = tuple(1 if axis in dims else n for axis, n in enumerate(shape))
         output = kept if keepdim else tuple(n for axis, n in enumerate(shape) if axis not in dims)
         weight = 1 / math.prod(shape[d] for d in dims) if average else 1.0
-        return Mean((x.value.new_tensor(weight),), None, (shape,), output, kept), [x]
+        return Reduce((x.value.new_tensor(weight),), None, (shape,), output, kept), [x]
 
     return build
 
@@ -291,9 +246,7 @@ def _adaptive_size(output_size: Any, inputs: tuple[int, ...]) -> tuple[int, ...]
     return tuple(n if o is None else o for o, n in zip(size, inputs, strict=True))
 
 
-def _adaptive_windows(
-    inputs: tuple[int, ...], outputs: tuple[int, ...]
-) -> Windows | AdaptiveWindows:
+def _adaptive_windows(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Windows | AdaptiveWindows:
     """Equal windows side by side where they divide the input: fewer, larger taps."""
     if any(n % o for n, o in zip(inputs, outputs, strict=True)) or math.prod(outputs) <= 1:
         return AdaptiveWindows()
@@ -346,28 +299,17 @@ def _modules() -> dict[type, Entry]:
         nn.ChannelShuffle: Entry(nn.ChannelShuffle, REARRANGE),
     }
     pads = ("ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad")
-    for name in (
-        *(f"{pad}{n}d" for pad in pads for n in (1, 2, 3)),
-        "PixelShuffle",
-        "PixelUnshuffle",
-    ):
+    for name in (*(f"{pad}{n}d" for pad in pads for n in (1, 2, 3)), "PixelShuffle", "PixelUnshuffle"):
         if hasattr(nn, name):
             table[getattr(nn, name)] = Entry(getattr(nn, name), REARRANGE)
     for n in (1, 2, 3):
         conv, norm = getattr(nn, f"Conv{n}d"), getattr(nn, f"BatchNorm{n}d")
         avg, big = getattr(nn, f"AvgPool{n}d"), getattr(nn, f"MaxPool{n}d")
-        adaptive, adaptive_max = (
-            getattr(nn, f"AdaptiveAvgPool{n}d"),
-            getattr(nn, f"AdaptiveMaxPool{n}d"),
-        )
+        adaptive, adaptive_max = (getattr(nn, f"AdaptiveAvgPool{n}d"), getattr(nn, f"AdaptiveMaxPool{n}d"))
         table[conv] = Entry(conv, _conv(n), _conv_arguments)
         table[norm] = Entry(norm, _batch_norm, _norm_arguments)
         table[avg] = Entry(avg, _avg_pool(n), _avg_arguments)
-        table[big] = Entry(
-            big,
-            _max_pool(n),
-            lambda m: (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode),
-        )
+        table[big] = Entry(big, _max_pool(n), lambda m: (m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode))
         table[adaptive] = Entry(adaptive, _adaptive_avg_pool(n), lambda m: (m.output_size,))
         table[adaptive_max] = Entry(adaptive_max, _adaptive_max_pool(n), lambda m: (m.output_size,))
     table |= {kind: Entry(kind, _pass) for kind in _ACTIVATIONS}
@@ -413,19 +355,17 @@ def _functions() -> dict[Any, Entry]:
     for n in (1, 2, 3):
         enter(getattr(nn, f"Conv{n}d"), _conv(n), f"conv{n}d")
         enter(getattr(nn, f"AvgPool{n}d"), _avg_pool(n), f"avg_pool{n}d")
-        enter(
-            getattr(nn, f"MaxPool{n}d"), _max_pool(n), f"max_pool{n}d", f"max_pool{n}d_with_indices"
-        )
+        enter(getattr(nn, f"MaxPool{n}d"), _max_pool(n), f"max_pool{n}d", f"max_pool{n}d_with_indices")
         enter(getattr(nn, f"AdaptiveAvgPool{n}d"), _adaptive_avg_pool(n), f"adaptive_avg_pool{n}d")
         enter(getattr(nn, f"AdaptiveMaxPool{n}d"), _adaptive_max_pool(n), f"adaptive_max_pool{n}d")
     enter(nn.BatchNorm2d, _batch_norm, "batch_norm")
     enter(ADD, _add, "add", operator.add)
     enter(ADD, _sub, "sub", operator.sub)
-    enter(Mean, _reduce(average=True), "mean")
-    enter(Mean, _reduce(average=False), "sum")
-    enter(Sum, _mul, "mul", operator.mul)
-    enter(Sum, _div, "div", operator.truediv)
-    enter(Sum, _neg, "neg", operator.neg)
+    enter(Reduce, _reduce(average=True), "mean")
+    enter(Reduce, _reduce(average=False), "sum")
+    enter(Affine, _mul, "mul", operator.mul)
+    enter(Affine, _div, "div", operator.truediv)
+    enter(Affine, _neg, "neg", operator.neg)
     enter(Concat, _cat, "cat", "concat", "concatenate")
     enter(nn.Flatten, REARRANGE, "flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten", "permute",
           "transpose", "t", "movedim", "swapaxes", "expand", "expand_as", "repeat", "chunk", "split", "tensor_split",
@@ -438,9 +378,7 @@ MODULES = _modules()
 FUNCTIONS = _functions()
 
 
-def register(
-    target: type[nn.Module] | Callable | str, like: type[nn.Module] | Callable | str
-) -> None:
+def register(target: type[nn.Module] | Callable | str, like: type[nn.Module] | Callable | str) -> None:
     """Treat a module type, a function or a tensor method as another that klrp knows.
 
     When a network is explained, what was registered is compared with what it computes: an activation has
@@ -462,9 +400,7 @@ def register(
             f"torch.nn.ReLU for a module or torch.relu for a function."
         )
     if target in table and not table[target].registered:
-        raise KlrpError.value(
-            f"target: klrp knows {target!r} already; give your own first, then like=."
-        )
+        raise KlrpError.value(f"target: klrp knows {target!r} already; give your own first, then like=.")
     table[target] = known._replace(registered=True)
 
 

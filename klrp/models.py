@@ -79,8 +79,7 @@ def train(
     check_labelled("train", model, images, labels)
     if epochs < 0 or batch < 1 or not lr > 0:
         raise KlrpError.value(
-            f"train: epochs={epochs}, batch={batch}, lr={lr}; "
-            "expected epochs >= 0, batch >= 1 and lr > 0."
+            f"train: epochs={epochs}, batch={batch}, lr={lr}; expected epochs >= 0, batch >= 1 and lr > 0."
         )
     network = copy.deepcopy(model).train()
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -118,9 +117,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, batch: int = 1
     return sum(int((network(x).argmax(1) == y).sum()) for x, y in parts) / len(images)
 
 
-def digit_mlp(
-    digits: Digits, *, seed: int = 0, epochs: int | None = None, progress: bool = True
-) -> nn.Module:
+def digit_mlp(digits: Digits, *, seed: int = 0, epochs: int | None = None, progress: bool = True) -> nn.Module:
     """The paper's MLP 784-300-100-10, trained on ``digits``: step size 0.1, batches of 32.
 
     ``epochs=None`` takes one pass over MNIST, which reaches about 95.7 % of its test images, and 30
@@ -132,9 +129,7 @@ def digit_mlp(
         >>> model = klrp.models.digit_mlp(klrp.data.digits(), seed=0)
     """
     if not isinstance(digits, Digits):
-        raise KlrpError.type(
-            f"digit_mlp: digits is a {type(digits).__name__}; give what klrp.data.digits() returns."
-        )
+        raise KlrpError.type(f"digit_mlp: digits is a {type(digits).__name__}; give what klrp.data.digits() returns.")
     epochs = EPOCHS.get(digits.source, 1) if epochs is None else epochs
     images, labels = digits.train_images, digits.train_labels
     network = mlp(seed=seed, dtype=images.dtype)
@@ -160,11 +155,7 @@ def vgg16_half(classes: int = 10, *, seed: int = 0) -> nn.Sequential:
         channels = 3
         for width in WIDTHS:
             if width:
-                layers += [
-                    nn.Conv2d(channels, width, 3, padding=1),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(),
-                ]
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
                 channels = width
             else:
                 layers.append(nn.MaxPool2d(2))

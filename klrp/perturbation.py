@@ -287,9 +287,7 @@ def zones(
     """
     network = _checked("zones", model, images, labels, batch)
     if window < 1 or stride < 1:
-        raise KlrpError.value(
-            f"zones: window={window}, stride={stride}; expected two integers >= 1."
-        )
+        raise KlrpError.value(f"zones: window={window}, stride={stride}; expected two integers >= 1.")
     height, width = images.shape[2:]
     classes, members = labels.unique(return_inverse=True)
     grid = [(r, c) for r in range(0, height, stride) for c in range(0, width, stride)]
@@ -382,15 +380,11 @@ def blur(images: Tensor, sigma: float | None = None) -> Tensor:
     kernel = torch.softmax(-(at**2) / (2 * sigma**2), 0)
     flat = images.reshape(-1, 1, *images.shape[-2:])
     flat = functional.pad(flat, (reach,) * 4, mode="replicate")
-    flat = functional.conv2d(
-        functional.conv2d(flat, kernel[None, None, None]), kernel[None, None, :, None]
-    )
+    flat = functional.conv2d(functional.conv2d(flat, kernel[None, None, None]), kernel[None, None, :, None])
     return flat.reshape(images.shape)
 
 
-def bootstrap(
-    values: Tensor, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def bootstrap(values: Tensor, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The two ends [...] of an interval for the mean of ``values`` [n, ...] over n images.
 
     Images are drawn n times with replacement, ``resamples`` times over; the interval holds the middle
@@ -404,16 +398,12 @@ def bootstrap(
     times = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
         1, picks, torch.ones_like(picks, dtype=torch.float64)
     )
-    means = (times.to(values.device) @ values.reshape(n, -1) / n).reshape(
-        resamples, *values.shape[1:]
-    )
+    means = (times.to(values.device) @ values.reshape(n, -1) / n).reshape(resamples, *values.shape[1:])
     outside = (1 - level) / 2
     return means.quantile(outside, dim=0), means.quantile(1 - outside, dim=0)
 
 
-def _checked(
-    caller: str, model: nn.Module, images: Tensor, labels: Tensor, batch: int
-) -> nn.Module:
+def _checked(caller: str, model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> nn.Module:
     """A frozen copy of the model in eval mode, once the arguments are checked."""
     if images.ndim != 4:
         raise KlrpError.value(
@@ -458,9 +448,7 @@ def _replaced(x: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:
     noisy = noise(x) if callable(noise) else kinds[noise](x)
     if not isinstance(noisy, Tensor) or noisy.shape != x.shape:
         came = tuple(noisy.shape) if isinstance(noisy, Tensor) else type(noisy).__name__
-        raise KlrpError.value(
-            f"noise: the function gave {came} for images {tuple(x.shape)}; expected the same shape."
-        )
+        raise KlrpError.value(f"noise: the function gave {came} for images {tuple(x.shape)}; expected the same shape.")
     return noisy.to(x)
 
 
@@ -519,6 +507,4 @@ def _scored(logits: Tensor, labels: Tensor, score: str) -> Tensor:
 
 
 def _enlarged(mask: Tensor, x: Tensor) -> Tensor:
-    return functional.interpolate(
-        mask, size=tuple(x.shape[2:]), mode="bilinear", align_corners=False
-    )
+    return functional.interpolate(mask, size=tuple(x.shape[2:]), mode="bilinear", align_corners=False)

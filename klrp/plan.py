@@ -45,23 +45,17 @@ def plan_for(
 
 def _check_memory(memory: Any) -> None:
     if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
-        raise KlrpError.value(
-            f"memory: got {memory!r}; expected a number of bytes above 0, such as 64 << 20."
-        )
+        raise KlrpError.value(f"memory: got {memory!r}; expected a number of bytes above 0, such as 64 << 20.")
 
 
 def _composite(composite: Composite | None, rule: Rule | None, theta: Theta | None) -> Composite:
     if composite is None:
         check_rule(rule, "rule")
         if rule is not None and rule.pools:
-            raise KlrpError.value(
-                "rule: as_average() is for max-pools alone; put it in a klrp.Composite."
-            )
+            raise KlrpError.value("rule: as_average() is for max-pools alone; put it in a klrp.Composite.")
         return Composite([(ANY, rule, theta)])
     if not isinstance(composite, Composite):
-        raise KlrpError.type(
-            f"composite: got {type(composite).__name__}; expected a klrp.Composite."
-        )
+        raise KlrpError.type(f"composite: got {type(composite).__name__}; expected a klrp.Composite.")
     if rule is not None or theta is not None:
         raise KlrpError.value(
             "composite: it was given together with rule or theta. Put them in its last row: (klrp.ANY, rule, theta)."
@@ -79,17 +73,13 @@ def targets_for(target: Any, logits: Tensor) -> Tensor:
             target = operator.index(target)
         except TypeError:
             hint = " Use torch.as_tensor(target)." if hasattr(target, "__len__") else ""
-            raise KlrpError.type(
-                f"target: got {target!r}; expected an int, a LongTensor [N], or None.{hint}"
-            ) from None
+            raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.{hint}") from None
         _check_class(target, classes)
         target = torch.full((n,), target)
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
         raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.")
     if tuple(target.shape) != (n,):
-        raise KlrpError.value(
-            f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},)."
-        )
+        raise KlrpError.value(f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},).")
     target = target.to(logits.device, torch.int64)
     for wrong in target[(target < 0) | (target >= classes)].tolist():
         _check_class(wrong, classes)
@@ -109,14 +99,10 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
     dtype = semiring.dtype_for(logits.dtype)
     if isinstance(start, Tensor):
         if tuple(start.shape) != shape:
-            raise KlrpError.value(
-                f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape]."
-            )
+            raise KlrpError.value(f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape].")
         return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
     if start not in ("one", "logit"):
-        raise KlrpError.value(
-            f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.'
-        )
+        raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
     if start == "logit" and semiring is not REAL:
         raise KlrpError.value(
             f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '

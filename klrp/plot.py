@@ -24,14 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import (
-    Colormap,
-    LinearSegmentedColormap,
-    ListedColormap,
-    Normalize,
-    SymLogNorm,
-    to_rgb,
-)
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -70,9 +63,7 @@ def join_channels(map: Tensor, how: str) -> Tensor:
     if how not in _JOIN:
         raise KlrpError.value(f"channels: got {how!r}; expected one of {', '.join(_JOIN)}.")
     if map.ndim != 3:
-        raise KlrpError.value(
-            f"map: got shape {tuple(map.shape)}; expected [C, H, W]. Choose one sample, map[0]."
-        )
+        raise KlrpError.value(f"map: got shape {tuple(map.shape)}; expected [C, H, W]. Choose one sample, map[0].")
     return _JOIN[how](map)
 
 
@@ -138,9 +129,7 @@ def count(
     """
     map = _as_map(map, channels, index).to(torch.float64)
     if (map < 0).any():
-        raise KlrpError.value(
-            f"map: got values down to {map.min():.4g}; expected none below 0. Draw it with heatmap."
-        )
+        raise KlrpError.value(f"map: got values down to {map.min():.4g}; expected none below 0. Draw it with heatmap.")
     limit = _limit(map, limit)
     scale = Normalize(0.0, limit)
     if log and limit > 1:
@@ -171,16 +160,13 @@ def boolean(
     map = _as_tensor(map, index)
     if map.dtype != torch.bool:
         raise KlrpError.type(
-            f"map: got {map.dtype}; expected torch.bool. Compare it with a threshold, map > t, or "
-            "draw it with heatmap."
+            f"map: got {map.dtype}; expected torch.bool. Compare it with a threshold, map > t, or draw it with heatmap."
         )
     map = _as_map(map, channels).to(torch.float64)
     return _draw(map, Normalize(0.0, 1.0), TWO, ax, title, alt, False)
 
 
-def image(
-    x: Any, ax: Axes | None = None, *, title: str | None = None, alt: str | None = None
-) -> Axes:
+def image(x: Any, ax: Axes | None = None, *, title: str | None = None, alt: str | None = None) -> Axes:
     """A picture in [0, 1]: grey from ``[H, W]`` or ``[1, H, W]``, colours from ``[3, H, W]``.
 
     Raises:
@@ -431,9 +417,7 @@ def png(figure: Figure, *, dpi: int = 100) -> bytes:
             "returned, or ax.figure."
         )
     out = io.BytesIO()
-    figure.savefig(
-        out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True}
-    )
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
     plt.close(figure)
     return out.getvalue()
 
@@ -464,8 +448,7 @@ def _as_tensor(map: Any, index: int) -> Tensor:
     if hasattr(map, "semiring"):
         if not -len(map.input) <= index < len(map.input):
             raise KlrpError.value(
-                f"index: got {index}; expected a sample of this Relevance, which has "
-                f"{len(map.input)}."
+                f"index: got {index}; expected a sample of this Relevance, which has {len(map.input)}."
             )
         map, semiring = map.input[index], map.semiring
         map = map if map.dtype == torch.bool else _unlogged(semiring.score(map))
@@ -520,9 +503,7 @@ def _as_picture(x: Any, argument: str) -> Tensor:
 def _limit(map: Tensor, limit: float | None = None) -> float:
     """Where the scale of a map ends: the limit asked for, or the 99.5th percentile of |map|."""
     if limit is not None and not 0 < limit < math.inf:
-        raise KlrpError.value(
-            f"limit: got {limit}; expected a number > 0. Leave it out for one that fits the map."
-        )
+        raise KlrpError.value(f"limit: got {limit}; expected a number > 0. Leave it out for one that fits the map.")
     if limit is not None:
         return float(limit)
     size = map.to(torch.float64).abs()
@@ -552,16 +533,12 @@ def _bar(drawn: Axes, beside: Any) -> None:
     if isinstance(colours.norm, SymLogNorm):
         low, high = math.log10(colours.norm.linthresh), math.log10(colours.norm.vmax)
         ticks = [0.0, *10.0 ** np.arange(math.ceil(low), high, 2 if high - low > 3 else 1)]
-    bar = drawn.figure.colorbar(
-        colours, ax=beside, ticks=ticks, fraction=0.046, pad=0.04, aspect=25
-    )
+    bar = drawn.figure.colorbar(colours, ax=beside, ticks=ticks, fraction=0.046, pad=0.04, aspect=25)
     bar.outline.set(color="#b0b0b0", linewidth=0.6)
     bar.ax.tick_params(labelsize=8, color="#b0b0b0")
 
 
-def _frame(
-    pixels: np.ndarray, ax: Axes | None, title: str | None, alt: str | None, **colouring: Any
-) -> Axes:
+def _frame(pixels: np.ndarray, ax: Axes | None, title: str | None, alt: str | None, **colouring: Any) -> Axes:
     """Pixels in a thin grey frame, without ticks."""
     if ax is None:
         _, ax = plt.subplots(figsize=(2.6, 2.8), layout="constrained")

@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from klrp import models, plot, rules
 from klrp.errors import KlrpError
 from klrp.graph import Step, Trace, trace
-from klrp.operations import Conv, Linear, Pass, Pool, Sum, Winner
+from klrp.network.layers import Affine, Conv, Linear, Pool
+from klrp.network.moves import Pass, Winner
 from klrp.relevance import explain
 from klrp.semirings import REAL, find_semiring
 from klrp.tables import Table
@@ -91,9 +92,7 @@ class Scores:
         return plot.curves(range(101), ys, title=self.name, **ends).figure
 
     def _table(self) -> Table:
-        rows = (
-            (k, len(v), *map(float, (v.min(), v.mean(), v.max()))) for k, v in self.values.items()
-        )
+        rows = ((k, len(v), *map(float, (v.min(), v.mean(), v.max()))) for k, v in self.values.items())
         return Table((self.name, "units", "lowest", "mean", "highest"), tuple(rows))
 
     def __str__(self) -> str:
@@ -151,13 +150,7 @@ def relevance_scores(
 
 
 def taylor_scores(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    layers: Sequence[str],
-    *,
-    batch: int = 100,
-    progress: bool = True,
+    model: nn.Module, images: Tensor, labels: Tensor, layers: Sequence[str], *, batch: int = 100, progress: bool = True
 ) -> Scores:
     r"""First-order Taylor: by how much the loss would change, to first order, were the unit zero.
 
@@ -180,12 +173,7 @@ def taylor_scores(
 
 
 def activation_scores(
-    model: nn.Module,
-    images: Tensor,
-    layers: Sequence[str],
-    *,
-    batch: int = 100,
-    progress: bool = True,
+    model: nn.Module, images: Tensor, layers: Sequence[str], *, batch: int = 100, progress: bool = True
 ) -> Scores:
     r"""The mean activation :math:`\frac{1}{N} \sum_n \sum_p |a_{jp}|`, behind the activation function.
 
@@ -393,15 +381,11 @@ def _layer(network: Trace, name: str) -> Unit:
             raise KlrpError.value(f"layer: {name} makes the network's outputs; prune another.")
         for step in (s for s in network.steps if source in s.sources):
             operation, by_unit = step.operation, shape[1] == size
-            norm = isinstance(operation, Sum) and issubclass(step.like, _BatchNorm) and by_unit
+            norm = isinstance(operation, Affine) and issubclass(step.like, _BatchNorm) and by_unit
             dense = isinstance(operation, Linear) and len(shape) == 2 and shape[1] % size == 0
             if dense or (isinstance(operation, Conv) and operation.groups == 1 and by_unit):
                 readers.append((step, source))
-            elif (
-                norm
-                or isinstance(operation, Pass)
-                or (isinstance(operation, Pool | Winner) and by_unit)
-            ):
+            elif norm or isinstance(operation, Pass) or (isinstance(operation, Pool | Winner) and by_unit):
                 norms += [step.name] if norm else []
                 waiting.append(step.name)
                 if source == active and step.shape == shape:
@@ -438,7 +422,7 @@ class Curves:
         return getattr(self, what)[:, self.labels.index(label)]
 
     def table(self, what: str = "accuracy", at: Sequence[float] | None = None) -> Table:
-        """Mean ± standard deviation over the runs, at some of the fractions; accuracies in per cent."""
+        """Reduce ± standard deviation over the runs, at some of the fractions; accuracies in per cent."""
         at = self.fractions if at is None else at
         if not set(at) <= set(self.fractions):
             raise KlrpError.value(f"at: got {list(at)}; expected some of {list(self.fractions)}.")
@@ -449,17 +433,11 @@ class Curves:
             rows.append((label, *(_spread(v, digits) for v in runs)))
         return Table((what, *(f"{100 * f:.3g} %" for f in at)), tuple(rows))
 
-    def plot(
-        self, what: str = "accuracy", labels: Sequence[str] | None = None, ax: Any = None
-    ) -> Any:
+    def plot(self, what: str = "accuracy", labels: Sequence[str] | None = None, ax: Any = None) -> Any:
         """A figure of the means, with bands of one standard deviation over the runs to each side."""
         runs = {label: self.curve(label, what) for label in labels or self.labels}
         means = {label: v.mean(0) for label, v in runs.items()}
-        bands = {
-            label: (means[label] - v.std(0), means[label] + v.std(0))
-            for label, v in runs.items()
-            if len(v) > 1
-        }
+        bands = {label: (means[label] - v.std(0), means[label] + v.std(0)) for label, v in runs.items() if len(v) > 1}
         xs = [100 * f for f in self.fractions]
         return plot.curves(xs, means, ax, bands=bands, xlabel="pruned, %", ylabel=what).figure
 
@@ -535,9 +513,7 @@ def join(several: Sequence[Curves]) -> Curves:
     """The curves of several networks as the runs of one; a KlrpError unless labels and fractions agree."""
     if len({(c.labels, c.fractions) for c in several}) != 1:
         raise KlrpError.value("several: expected Curves, all with the same labels and fractions.")
-    accuracy, loss = (
-        torch.cat([getattr(c, what) for c in several]) for what in ("accuracy", "loss")
-    )
+    accuracy, loss = (torch.cat([getattr(c, what) for c in several]) for what in ("accuracy", "loss"))
     return Curves(several[0].labels, several[0].fractions, accuracy, loss)
 
 
@@ -563,9 +539,7 @@ def costs(networks: Mapping[str, nn.Module], inputs: Tensor, *, repeats: int = 7
 
 
 @torch.no_grad()
-def _evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor, batch: int
-) -> Tensor:
+def _evaluate(model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor, batch: int) -> Tensor:
     """[2, runs]: accuracy and mean cross entropy, each image counted as often as ``weights`` says."""
     network, total = models.eval_copy(model), torch.zeros(2, len(weights), dtype=torch.float64)
     parts = (t.split(batch, t.ndim - 1 if t is weights else 0) for t in (images, labels, weights))

@@ -16,7 +16,8 @@ from klrp.conservation import Balance, Conservation, balance, totals
 from klrp.conversions import Conversion, Theta
 from klrp.errors import KlrpError
 from klrp.graph import Step
-from klrp.operations import Layer, Read, Winner
+from klrp.network.layers import Layer, Read
+from klrp.network.moves import Winner
 from klrp.plan import Plan, plan_for, start_for, targets_for
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
@@ -133,9 +134,7 @@ def explain(
         # A blank sample gives the shapes.
         blank = inputs.new_zeros(1, *inputs.shape[1:])
         settings = {"semiring": semiring, "composite": composite, "rule": rule, "theta": theta}
-        return _without_samples(
-            explain(model, blank, keep=keep, memory=memory, **settings), target, start
-        )
+        return _without_samples(explain(model, blank, keep=keep, memory=memory, **settings), target, start)
     plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
     network, everything = plan.network, isinstance(keep, str) and keep == "all"
     arriving = {network.output: plan.first.reshape(*network.output_shape, *semiring.shape)}
@@ -214,9 +213,7 @@ def kernel_for(
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
         {'linear': 'lists'}
     """
-    plan = plan_for(
-        model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory
-    )
+    plan = plan_for(model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory)
     return {
         step.name: contraction.kernel_name(*_layer_at(step, plan), plan.semiring)
         if step.name in plan.decided
@@ -242,9 +239,7 @@ def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Read], Conversi
     return layer, rule, [Read(*plan.network.before_relu(s)) for s in step.sources], theta
 
 
-def _pass_down(
-    step: Step, r: Tensor, plan: Plan, accounts: bool
-) -> tuple[list[Tensor], Balance | None]:
+def _pass_down(step: Step, r: Tensor, plan: Plan, accounts: bool) -> tuple[list[Tensor], Balance | None]:
     """What a step hands to each of its sources; for the reals, on demand, the account of it too."""
     shares, linear = shares_at(step, plan), True
     if shares is None:
@@ -262,20 +257,14 @@ def _pass_down(
 def _about(step: Step, plan: Plan) -> Iterator[None]:
     """Errors from inside a step say which step it was, and under which settings."""
     settings = "".join(
-        f", {what} {value!r}"
-        for what, value in zip(("rule", "Θ"), plan.decided.get(step.name, ()), strict=False)
+        f", {what} {value!r}" for what, value in zip(("rule", "Θ"), plan.decided.get(step.name, ()), strict=False)
     )
     where = f"{step.name} ({step.kind.__name__}, output {tuple(step.shape)}){settings}, semiring {plan.semiring.name}"
     try:
         yield
     except KlrpError as error:
         raise KlrpError.value(f"{where}: {error}") from None
-    except (
-        RuntimeError,
-        TypeError,
-        IndexError,
-        AttributeError,
-    ) as error:  # the user's add, mul or Θ
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:  # the user's add, mul or Θ
         raise KlrpError.value(
             f"{where}: an operation failed with: {first_line(error)} Check add and mul of the semiring with "
             f"klrp.check_laws."

@@ -92,9 +92,7 @@ class Rule:
 
 def _number(rule: str, argument: str, value: float, low: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
-        raise KlrpError.value(
-            f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up."
-        )
+        raise KlrpError.value(f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up.")
     return float(value)
 
 
@@ -113,12 +111,7 @@ def epsilon(eps: float = 1e-9, std: float = 0.0) -> Rule:
     al. 2019 for ``std``).
     """
     eps, std = _number("epsilon", "eps", eps, 0), _number("epsilon", "std", std, 0)
-    return Rule(
-        f"epsilon({eps:g}, std={std:g})" if std else f"epsilon({eps:g})",
-        (_LINEAR,),
-        eps=eps,
-        std=std,
-    )
+    return Rule(f"epsilon({eps:g}, std={std:g})" if std else f"epsilon({eps:g})", (_LINEAR,), eps=eps, std=std)
 
 
 def gamma(g: float) -> Rule:
@@ -153,10 +146,7 @@ def alpha_beta(alpha: float, beta: float) -> Rule:
         raise KlrpError.value(
             f"alpha_beta: got alpha = {alpha:g} and beta = {beta:g}; alpha - beta must be 1, as in (2, 1)."
         )
-    parts = (
-        Part(_EXCITING, bias=_positive, scale=alpha),
-        Part(_INHIBITING, bias=_negative, scale=-beta),
-    )
+    parts = (Part(_EXCITING, bias=_positive, scale=alpha), Part(_INHIBITING, bias=_negative, scale=-beta))
     name = f"alpha_beta({alpha:g}, {beta:g})"
     return Rule(name, parts) if beta else Rule(name, parts[:1], unit=True)
 
@@ -177,9 +167,7 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
             f"that broadcast to one input ({error})."
         ) from None
     if not ordered:
-        raise KlrpError.value(
-            f"zbox: got low = {_short(low)} above high = {_short(high)}; swap them."
-        )
+        raise KlrpError.value(f"zbox: got low = {_short(low)} above high = {_short(high)}; swap them.")
 
     def constant(value: Tensor) -> Map:
         return lambda x: (-value).to(x).expand_as(x)

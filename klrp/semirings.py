@@ -96,9 +96,7 @@ class Semiring:
 
     def full(self, shape: tuple[int, ...], which: str, like: Tensor) -> Tensor:
         """A tensor [*shape, *semiring.shape] filled with ``"zero"`` or ``"one"``, on the device of ``like``."""
-        element = torch.as_tensor(
-            getattr(self, which), dtype=self.dtype_for(like.dtype), device=like.device
-        )
+        element = torch.as_tensor(getattr(self, which), dtype=self.dtype_for(like.dtype), device=like.device)
         return element.expand((*shape, *self.shape)).clone()
 
     def plus(self, x: Tensor, y: Tensor) -> Tensor:
@@ -151,11 +149,7 @@ class Semiring:
 
 def _cast_exactly(x: Tensor, dtype: torch.dtype, name: str, argument: str) -> Tensor:
     cast = x.to(dtype)
-    if (
-        x.is_floating_point()
-        and not dtype.is_floating_point
-        and not torch.equal(cast.to(x.dtype), x)
-    ):
+    if x.is_floating_point() and not dtype.is_floating_point and not torch.equal(cast.to(x.dtype), x):
         raise KlrpError.value(
             f"{argument}: it gave numbers that {name} cannot hold exactly (its elements are {dtype}). Use a "
             f"conversion that gives zero or one, such as klrp.conversions.threshold(1e-9)."
@@ -168,10 +162,7 @@ def _way_out(semiring: Semiring) -> str:
         return "Use rule=klrp.rules.max_share(), whose shares lie in [0, 1]."
     if math.isinf(float(torch.as_tensor(semiring.zero).flatten()[0])):
         return "Use rule=klrp.rules.zplus() or max_share(), whose shares are never negative, with log or neglog."
-    return (
-        "Use rule=klrp.rules.zplus(), whose shares are never negative, or "
-        "theta=klrp.conversions.threshold(1e-9)."
-    )
+    return "Use rule=klrp.rules.zplus(), whose shares are never negative, or theta=klrp.conversions.threshold(1e-9)."
 
 
 def _int_add(x: Tensor, dim: int) -> Tensor:
@@ -215,27 +206,16 @@ BOOLEAN = Semiring(
     "boolean", False, True, _any, torch.logical_and,
     domain=(0, 1), dtype=torch.bool, fused="any,and",
 )  # fmt: skip
-COUNTING = Semiring(
-    "counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count"
-)
+COUNTING = Semiring("counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count")
 COUNTING_INT = Semiring(
-    "counting_int",
-    0,
-    1,
-    _int_add,
-    _int_mul,
-    domain=(0, 2**63 - 1),
-    dtype=torch.int64,
-    fused="count",
+    "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64, fused="count"
 )
 VITERBI = Semiring("viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul")
 TROPICAL = Semiring("tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fused="min,add")
 MAX_PLUS = Semiring("max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add")
 LOG = Semiring("log", -_inf, 0.0, lambda x, dim: x.logsumexp(dim), torch.add, fused="logsumexp,add")
 FUZZY = Semiring("fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min")
-LUKASIEWICZ = Semiring(
-    "lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded"
-)
+LUKASIEWICZ = Semiring("lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded")
 
 SEMIRINGS = {
     s.name: s
@@ -253,9 +233,7 @@ def find_semiring(semiring: Semiring | str) -> Semiring:
         found = SEMIRINGS.get(semiring.lower().replace("-", "_"))
         if found is not None:
             return found
-    raise KlrpError.value(
-        f"semiring: got {semiring!r}; expected a klrp.Semiring or one of {', '.join(SEMIRINGS)}."
-    )
+    raise KlrpError.value(f"semiring: got {semiring!r}; expected a klrp.Semiring or one of {', '.join(SEMIRINGS)}.")
 
 
 def check_laws(semiring: Semiring, samples: Tensor) -> None:
@@ -287,8 +265,7 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
     rtol = 1e-9 if members.dtype == torch.float64 else 64 * _epsilon(members.dtype)
     # Every triple at once: x varies along axis 0, y along 1, z along 2.
     x, y, z = (
-        members.reshape(*(m if axis == i else 1 for i in range(3)), *shape).expand(m, m, m, *shape)
-        for axis in range(3)
+        members.reshape(*(m if axis == i else 1 for i in range(3)), *shape).expand(m, m, m, *shape) for axis in range(3)
     )
     for law, left, right in _computed(_laws(semiring, x, y, z), semiring):
         if left.shape != x.shape:
@@ -316,9 +293,7 @@ def _computed(laws: Iterator, semiring: Semiring) -> Iterator:
         ) from error
 
 
-def _laws(
-    semiring: Semiring, x: Tensor, y: Tensor, z: Tensor
-) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _laws(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each law with its two sides, computed only when it is reached."""
     plus, times = semiring.plus, semiring.mul
     zero, one = (semiring.full(x.shape[:3], which, x) for which in ("zero", "one"))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from klrp.kernels import sparse
-from klrp.operations import Layer, Pool, Read, Shape, Tap, fold
+from klrp.network.layers import Layer, Pool, Read, Shape, Tap, fold
 from klrp.rules import Map, Part, Rule, same
 from klrp.semirings import Semiring
 
@@ -127,13 +127,7 @@ class Shares:
     zero_to_zero: bool
 
 
-def shares_of(
-    layer: Layer,
-    rule: Rule,
-    reads: list[Read],
-    memory: int,
-    value: Tensor | None = None,
-) -> Shares:
+def shares_of(layer: Layer, rule: Rule, reads: list[Read], memory: int, value: Tensor | None = None) -> Shares:
     """The shares of ``layer`` under ``rule`` for what it reads.
 
     ``value`` [N, *output] is what the layer computed, if that is known: some rules need it. Half precision is computed in float32: 1e-9, the usual ε and θ, is 0 in float16.
@@ -144,8 +138,7 @@ def shares_of(
         layer = replace(layer, weights=tuple(w.float() for w in layer.weights), bias=bias)
         value = None
     parts = tuple(
-        PartShares(layer, rule, part, active_pairs(part, reads), tuple(reads), value, memory)
-        for part in rule.parts
+        PartShares(layer, rule, part, active_pairs(part, reads), tuple(reads), value, memory) for part in rule.parts
     )
     return Shares(layer, rule, parts, all(part.zero_to_zero for part in rule.parts))
 
@@ -167,9 +160,7 @@ def _largest(layer: Layer, alphas: tuple, omegas: tuple, memory: int) -> Tensor:
     edges = block_edges(memory, 4 * z.element_size(), z.device)
     for samples in sample_chunks(layer, edges):
         for tap in layer.taps():
-            product = _without_zeros(
-                _product(tap, [(1.0, alphas, omegas, None)], samples), None, True
-            )
+            product = _without_zeros(_product(tap, [(1.0, alphas, omegas, None)], samples), None, True)
             if product is None:
                 continue
             n, g, k, _, p = product.sizes
@@ -214,27 +205,19 @@ class Product:
         for scale, alphas, omegas, divisor in self.parts:
             share = None
             for alpha, omega in zip(alphas, omegas, strict=True):
-                term = (
-                    alpha[:, g, :, j, p]
-                    * omega[:, g, k, j, p if omega.shape[4] > 1 else slice(None)]
-                )
+                term = alpha[:, g, :, j, p] * omega[:, g, k, j, p if omega.shape[4] > 1 else slice(None)]
                 share = term if share is None else share.add_(term)
             share = share if divisor is None else share.div_(divisor[:, g, k, :, p])
             share = share if scale == 1 else share.mul_(scale)
             total = share if total is None else total.add_(share)
         return total
 
-    def spread(
-        self, x: Tensor, channels: int, kept: tuple[Tensor | None, ...], zero: Tensor
-    ) -> Tensor:
+    def spread(self, x: Tensor, channels: int, kept: tuple[Tensor | None, ...], zero: Tensor) -> Tensor:
         """x [n, g, c, p, *shape] back at its places in [n, G, channels, *positions, *shape], zero elsewhere."""
         n, groups, trailing = self.whole[0], self.whole[1], x.shape[4:]
         sizes = (groups, channels, math.prod(self.positions))
         if any(index is not None for index in kept):
-            g, c, p = (
-                torch.arange(m, device=x.device) if i is None else i
-                for m, i in zip(sizes, kept, strict=True)
-            )
+            g, c, p = (torch.arange(m, device=x.device) if i is None else i for m, i in zip(sizes, kept, strict=True))
             full = zero.expand(n, *sizes, *trailing).clone()
             full[:, g[:, None, None], c[None, :, None], p[None, None, :]] = x
             x = full
@@ -272,9 +255,7 @@ def edges(shares: Shares) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         yield tap.source, at_j.expand_as(d).flatten(), at_k.expand_as(d).flatten(), d.flatten()
 
 
-def _product(
-    tap: Tap, parts: list[tuple], samples: slice, r: Tensor | None = None, rank: int = 0
-) -> Product:
+def _product(tap: Tap, parts: list[tuple], samples: slice, r: Tensor | None = None, rank: int = 0) -> Product:
     views = [
         (
             scale,
@@ -311,9 +292,7 @@ def _product(
     return Product(flattened, r, (n, g, k, j, p), tuple(positions))
 
 
-def _without_zeros(
-    product: Product, semiring: Semiring | None, skip_inactive: bool
-) -> Product | None:
+def _without_zeros(product: Product, semiring: Semiring | None, skip_inactive: bool) -> Product | None:
     """The product without the channels and positions that hold nothing but zeros; None if none is left."""
     n, g, k, j, p = product.sizes
     device = product.parts[0][1][0].device
@@ -322,9 +301,7 @@ def _without_zeros(
         relevant = ~semiring.is_zero(product.r)
     active = torch.ones(1, g, 1, j, p, dtype=torch.bool, device=device)
     if skip_inactive:
-        active = (
-            sum(x.abs().amax(0, keepdim=True) for _, xs, _, _ in product.parts for x in xs) != 0
-        )
+        active = sum(x.abs().amax(0, keepdim=True) for _, xs, _, _ in product.parts for x in xs) != 0
     keeps = (
         _any_over(relevant, 0, 2, 3, 4) & _any_over(active, 0, 2, 3, 4),
         _any_over(relevant, 0, 1, 3, 4),
@@ -341,10 +318,7 @@ def _without_zeros(
                 x = x.index_select(axis, index)
         return x
 
-    parts = [
-        (scale, [cut(x) for x in xs], [cut(w) for w in ws], cut(z))
-        for scale, xs, ws, z in product.parts
-    ]
+    parts = [(scale, [cut(x) for x in xs], [cut(w) for w in ws], cut(z)) for scale, xs, ws, z in product.parts]
     return replace(product, parts=parts, r=cut(product.r), kept=(at[0], at[2], at[3]))
 
 
@@ -395,6 +369,4 @@ def _pairs(tap: Tap, layer: Layer) -> int:
     weight = tap.weight(layer.weights[tap.source])
     lower = tap.lower(layer.weights[0].new_zeros(()).expand(1, *layer.inputs[tap.source][1:]))
     upper = tap.upper(layer.weights[0].new_zeros(()).expand(1, *layer.output[1:]))
-    return math.prod(weight.shape[1:4]) * math.prod(
-        torch.broadcast_shapes(lower.shape[3:], upper.shape[3:])
-    )
+    return math.prod(weight.shape[1:4]) * math.prod(torch.broadcast_shapes(lower.shape[3:], upper.shape[3:]))

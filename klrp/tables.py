@@ -30,8 +30,7 @@ class Table(Sequence):
         lines = [list(self.columns), *self._cells()]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         )
 
     __repr__ = __str__
@@ -43,8 +42,7 @@ class Table(Sequence):
         def line(cells: Iterable[str], tag: str) -> str:
             styled = zip(cells, sides, strict=True)
             return "".join(
-                f'<{tag} style="text-align:{side};padding:0.2em 0.8em;white-space:{_wrap(cell)}">'
-                f"{escape(cell)}</{tag}>"
+                f'<{tag} style="text-align:{side};padding:0.2em 0.8em;white-space:{_wrap(cell)}">{escape(cell)}</{tag}>'
                 for cell, side in styled
             )
 

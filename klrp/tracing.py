@@ -177,9 +177,7 @@ def _made_pure(node: fx.Node, modules: dict[str, nn.Module], changing: set[int])
         return True
     if name.endswith("_") and not name.startswith("_"):
         pure = name[:-1]
-        node.target = (
-            pure if node.op == "call_method" else getattr(torch, pure, None) or getattr(F, pure)
-        )
+        node.target = pure if node.op == "call_method" else getattr(torch, pure, None) or getattr(F, pure)
         return True
     return node.op == "call_function" and _rebound(node)
 

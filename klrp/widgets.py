@@ -169,9 +169,7 @@ def explorer(
     logits = explain(model, inputs[:1], semiring=found[0], keep="input").logits.shape[1]
     names = [str(c) for c in (range(logits) if classes is None else classes)]
     if len(names) != logits:
-        raise KlrpError.value(
-            f"classes: got {len(names)} names; expected {logits}, one for each of the logits."
-        )
+        raise KlrpError.value(f"classes: got {len(names)} names; expected {logits}, one for each of the logits.")
 
     def control(kind: type, description: str, **settings: Any) -> Any:
         return kind(description=description, style={"description_width": "5em"}, **settings)

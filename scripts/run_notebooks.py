@@ -20,9 +20,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 APPLICATIONS = ("masks", "pruning", "perturbation")  # no other module uses them
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-MACHINE_PATH = re.compile(
-    r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w"
-)
+MACHINE_PATH = re.compile(r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w")
 
 
 def canonical(node) -> str:
@@ -39,9 +37,7 @@ def canonical(node) -> str:
         match node.body:
             case [ast.Expr(ast.Constant(str())), *rest] if rest or not isinstance(node, ast.Module):
                 fields["body"] = rest
-    kept = [
-        f"{name}={canonical(value)}" for name, value in fields.items() if value not in (None, [])
-    ]
+    kept = [f"{name}={canonical(value)}" for name, value in fields.items() if value not in (None, [])]
     return f"{type(node).__name__}({','.join(kept)})"
 
 
@@ -142,9 +138,7 @@ def machine_paths(nb) -> list[str]:
     here = {str(ROOT), str(Path.home()), sys.prefix, os.environ.get("KLRP_DATA", "")}
     here = [p for p in here if p.count("/") > 1]
     return [
-        f"cell {i}: {text[:80]!r}"
-        for i, text in texts(nb)
-        if MACHINE_PATH.search(text) or any(p in text for p in here)
+        f"cell {i}: {text[:80]!r}" for i, text in texts(nb) if MACHINE_PATH.search(text) or any(p in text for p in here)
     ]
 
 

@@ -99,9 +99,7 @@ def train(args: argparse.Namespace) -> None:
         network.load_state_dict(data.load_weights(args.start, args.sha256))
     network = network.to(device, memory_format=torch.channels_last).train()
     average = copy.deepcopy(network)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=DECAY
-    )
+    optimiser = torch.optim.SGD(network.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=DECAY)
     keys = ("size", "epochs", "lr", "batch", "seed", "bfloat16", "sha256")
     settings = {key: getattr(args, key) for key in keys}
     first = 0
@@ -131,9 +129,7 @@ def train(args: argparse.Namespace) -> None:
         optimiser.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bfloat16):
             logits = network(data.imagenet_normalise(x.float() / 255))
-        loss = functional.cross_entropy(
-            logits.float(), labels[rows].to(device), label_smoothing=SMOOTHING
-        )
+        loss = functional.cross_entropy(logits.float(), labels[rows].to(device), label_smoothing=SMOOTHING)
         loss.backward()
         optimiser.step()
         blend(average, network, min(AVERAGE, (step + 1) / (step + 10)))
@@ -152,9 +148,7 @@ def train(args: argparse.Namespace) -> None:
                 },
             )
             speed = (done - first) * batch / (time.monotonic() - began)
-            say(
-                args, f"step {done}/{total} loss {loss.item():.3f} lr {lr:.4f} {speed:.1f} images/s"
-            )
+            say(args, f"step {done}/{total} loss {loss.item():.3f} lr {lr:.4f} {speed:.1f} images/s")
         if done % per_epoch == 0:
             part = slice(None, None, 4)
             right = accuracy(average, val_images[part], val_labels[part], args)
@@ -220,12 +214,7 @@ def blend(average: nn.Module, network: nn.Module, keep: float) -> None:
 
 @torch.no_grad()
 def accuracy(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    args: argparse.Namespace,
-    *,
-    exact: bool = False,
+    network: nn.Module, images: Tensor, labels: Tensor, args: argparse.Namespace, *, exact: bool = False
 ) -> float:
     """The fraction of the whole images whose class is found; ``exact`` in float32."""
     device = next(network.parameters()).device
@@ -253,9 +242,7 @@ def shipped(path: Path, sha256: str | None = None) -> nn.Module:
     return network
 
 
-def seeded(
-    seed: int, epoch: int, step: int, generator: torch.Generator | None = None
-) -> torch.Generator:
+def seeded(seed: int, epoch: int, step: int, generator: torch.Generator | None = None) -> torch.Generator:
     digest = hashlib.sha256(f"{seed} {epoch} {step}".encode()).digest()
     generator = torch.Generator() if generator is None else generator
     return generator.manual_seed(int.from_bytes(digest[:7], "big"))

@@ -39,9 +39,7 @@ def randomise(model, seed=0, bias=0.3):
                 p.normal_(0, bias, generator=g) if bias else p.zero_()
         if norm and module.running_var is not None:
             module.running_var.uniform_(0.5, 2, generator=g)
-            module.running_mean.normal_(
-                0, bias, generator=g
-            ) if bias else module.running_mean.zero_()
+            module.running_mean.normal_(0, bias, generator=g) if bias else module.running_mean.zero_()
     return model
 
 
@@ -90,9 +88,7 @@ def snapshot(model, *inputs):
         "bits": [(t.data_ptr(), t.detach().cpu().numpy().tobytes()) for t in tensors],
         "versions": [t._version for t in tensors],
         "requires_grad": [t.requires_grad for t in tensors],
-        "grads": [
-            None if t.grad is None else t.grad.cpu().numpy().tobytes() for t in tensors if t.is_leaf
-        ],
+        "grads": [None if t.grad is None else t.grad.cpu().numpy().tobytes() for t in tensors if t.is_leaf],
         "modules": [(name, id(m), type(m), sorted(vars(m))) for name, m in model.named_modules()],
         "training": [m.training for m in model.modules()],
         "inplace": [getattr(m, "inplace", None) for m in model.modules()],

@@ -97,12 +97,7 @@ def zplus():
 
 
 def alpha_beta(alpha, beta):
-    return PyRule(
-        [
-            (alpha, lambda a, w: positive(a * w), positive),
-            (-beta, lambda a, w: negative(a * w), negative),
-        ]
-    )
+    return PyRule([(alpha, lambda a, w: positive(a * w), positive), (-beta, lambda a, w: negative(a * w), negative)])
 
 
 def zbox(low, high):
@@ -168,10 +163,7 @@ def conv_pairs(weight, inputs, outputs, stride, padding, dilation, groups):
         for i in range(in_per_group):
             channel = (o[0] // out_per_group) * in_per_group + i
             for t in itertools.product(*map(range, weight.shape[2:])):
-                at = [
-                    c * s - p + x * d
-                    for c, s, p, x, d in zip(o[1:], stride, padding, t, dilation, strict=True)
-                ]
+                at = [c * s - p + x * d for c, s, p, x, d in zip(o[1:], stride, padding, t, dilation, strict=True)]
                 if all(0 <= x < n for x, n in zip(at, inputs[1:], strict=True)):
                     w = float(weight[(o[0], i, *t)])
                     layer[flat_index(o, outputs)].append((flat_index((channel, *at), inputs), w))
@@ -189,8 +181,7 @@ def window(o, kernel, stride, padding, dilation, inputs):
 
 def adaptive_window(o, inputs, outputs):
     spans = [
-        range(math.floor(c * n / m), math.ceil((c + 1) * n / m))
-        for c, n, m in zip(o, inputs, outputs, strict=True)
+        range(math.floor(c * n / m), math.ceil((c + 1) * n / m)) for c, n, m in zip(o, inputs, outputs, strict=True)
     ]
     return list(itertools.product(*spans))
 
@@ -201,9 +192,7 @@ def pool_pairs(inputs, outputs, window_of, divisor_of):
     for o in itertools.product(*map(range, outputs)):
         members = window_of(o[1:])
         divisor = divisor_of(o[1:], members)
-        layer[flat_index(o, outputs)] = [
-            (flat_index((o[0], *m), inputs), 1 / divisor) for m in members
-        ]
+        layer[flat_index(o, outputs)] = [(flat_index((o[0], *m), inputs), 1 / divisor) for m in members]
     return layer
 
 

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from klrp.conversions import Conversion
+from klrp.conversions import Conversion, at_least
 from klrp.errors import KlrpError
-from klrp.operations import fold
+from klrp.network.layers import fold
 from klrp.semirings import Semiring
 from klrp.shares import Product, Shares, block_edges, products, sample_chunks, tiles
 
 
-def contract(
-    shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int
-) -> list[Tensor]:
+def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int) -> list[Tensor]:
     """R_j [N, *input, *shape] for each input of the layer, from R_k [N, *output, *shape].
 
     The temporaries of a block take at most ``memory`` bytes, as long as one of a single pair fits; maps
@@ -34,11 +32,12 @@ def contract(
     for samples in sample_chunks(layer, edges):
         chosen = theta
         if theta.fit:
-            chosen = theta.fit(
+            found = theta.fit(
                 lambda samples=samples: _stream(shares, r, semiring, samples, edges),
                 samples.stop - samples.start,
                 example.dtype,
             )
+            chosen = at_least(found)
         for tap, product in products(shares, r, semiring, samples, skip):
             below = _below(product, chosen, semiring, edges)
             lower = tap.lower(results[tap.source][samples])

@@ -21,7 +21,7 @@ from torch import Tensor
 from klrp.conversions import Conversion
 from klrp.kernels import compiled, lists, sparse
 from klrp.kernels.logs import along, tops
-from klrp.operations import Layer, Read
+from klrp.network.layers import Layer, Read
 from klrp.rules import Rule
 from klrp.semirings import Semiring
 from klrp.shares import Shares
@@ -58,9 +58,7 @@ def refusal(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: S
     return ""
 
 
-def contract(
-    shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring
-) -> list[Tensor] | None:
+def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring) -> list[Tensor] | None:
     """R_j [N, *input] from R_k [N, *output]; None where they leave what float64 holds: exact integers, and
     exponentials of logarithms."""
     kind = _WALKS[semiring.fused]
@@ -116,9 +114,7 @@ def _normaliser(shares: Shares, relevant: Tensor) -> Tensor:
     return sparse.largest(layer, read.activations.abs(), w, relevant)
 
 
-def _lists(
-    shares: Shares, kind: int, r: Tensor, z: Tensor, zero: float, top: Tensor | None = None
-) -> lists.Lists:
+def _lists(shares: Shares, kind: int, r: Tensor, z: Tensor, zero: float, top: Tensor | None = None) -> lists.Lists:
     (part,), layer = shares.parts, shares.layer
     epsilon = sparse.spread(layer, shares.rule.margin(z))
     top = None if top is None else sparse.spread(layer, top)

@@ -31,13 +31,7 @@ class Lists(NamedTuple):
 
 
 def lists_of(
-    kind: int,
-    r: Tensor,
-    z: Tensor,
-    zero: float,
-    margin: Tensor,
-    scale: float = 1.0,
-    top: Tensor | None = None,
+    kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0, top: Tensor | None = None
 ) -> Lists:
     """One list for each position and group of the sites r and z: what is left where r is ``zero``.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from klrp.conversions import Conversion
-from klrp.operations import Conv, Layer, Linear, Shape
+from klrp.network.layers import Conv, Layer, Linear, Shape
 from klrp.rules import Map
 from klrp.semirings import Semiring
 from klrp.shares import PartShares, Shares, block_edges
@@ -97,9 +97,7 @@ def _enclosed(
     top_s = s.abs().flatten(1).amax(1).double().clamp_min(SMALLEST).reshape(lead)
     top_w = w.abs().amax().double().clamp_min(SMALLEST)
     norm = _total(part, s, agree, lambda x: _power(x / top_s), lambda x: _power(x / top_w))
-    limit = _power(
-        theta.form[1] / (active * (top_s * top_w).reshape(-1, *(1,) * (active.ndim - 1)))
-    )
+    limit = _power(theta.form[1] / (active * (top_s * top_w).reshape(-1, *(1,) * (active.ndim - 1))))
     terms = w.numel() // w.shape[1]
     reached = (norm >= (1 + SLACK) * terms * limit) & (norm >= SMALLEST)
     return reached, ~reached & ~(norm < (1 - SLACK) * limit) & (active > 0)
@@ -129,9 +127,7 @@ def _looked_at(
     found = torch.zeros(len(cells), dtype=torch.bool, device=a.device)
     size = max(1, block_edges(memory, 8 * w.element_size(), a.device) // len(w))
     for tap in layer.taps():
-        above = torch.full(
-            plane(a.shape), -1, device=a.device
-        )  # the position that each one leads to
+        above = torch.full(plane(a.shape), -1, device=a.device)  # the position that each one leads to
         tap.lower(above).copy_(tap.upper(upper))
         for start in range(0, len(cells), size):
             some = cells[start : start + size]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from klrp.kernels import compiled, lists, walk
 from klrp.kernels.packing import pack
-from klrp.operations import Conv, Layer, Linear, Read, Windows
+from klrp.network.layers import Conv, Layer, Linear, Read, Windows
 
 # Fewer samples use a dense matrix too little to pay for another copy of it, or for a look at its largest
 # entries; the more so the larger it is.

@@ -180,9 +180,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                                 if picks:
                                     for e in range(i, stop):  # without a branch: many are left out
                                         pick[chosen] = e
-                                        reachable = (
-                                            abs(value[e]) * tops[peak + index[e] * top_strides[3]]
-                                        )
+                                        reachable = abs(value[e]) * tops[peak + index[e] * top_strides[3]]
                                         chosen += reachable >= floor if reach else reachable > floor
                                 else:
                                     chosen = stop - i
@@ -192,12 +190,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                                 c = 0
                                 while c + 4 <= chosen:
                                     if picks:
-                                        i0, i1, i2, i3 = (
-                                            pick[c],
-                                            pick[c + 1],
-                                            pick[c + 2],
-                                            pick[c + 3],
-                                        )
+                                        i0, i1, i2, i3 = (pick[c], pick[c + 1], pick[c + 2], pick[c + 3])
                                     else:
                                         i0 = begin + c
                                         i1, i2, i3 = i0 + 1, i0 + 2, i0 + 3
@@ -216,14 +209,8 @@ def _walker(kind: int, lanes: int) -> Callable:
                                             e2, e3 = v2 * abs(w2[lane]), v3 * abs(w3[lane])
                                         t = steer[lane]
                                         if count:
-                                            c0, c1 = (
-                                                (r0 if e0 >= t else 0.0),
-                                                (r1 if e1 >= t else 0.0),
-                                            )
-                                            c2, c3 = (
-                                                (r2 if e2 >= t else 0.0),
-                                                (r3 if e3 >= t else 0.0),
-                                            )
+                                            c0, c1 = ((r0 if e0 >= t else 0.0), (r1 if e1 >= t else 0.0))
+                                            c2, c3 = ((r2 if e2 >= t else 0.0), (r3 if e3 >= t else 0.0))
                                             total[lane] += (c0 + c1) + (c2 + c3)
                                             continue
                                         if minimum:
@@ -260,10 +247,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                                 if reach:
                                     floor = never
                                     for lane in range(lanes):
-                                        floor = min(
-                                            floor,
-                                            never if best[lane] >= steer[lane] else steer[lane],
-                                        )
+                                        floor = min(floor, never if best[lane] >= steer[lane] else steer[lane])
                                 elif not count:
                                     floor = never
                                     for lane in range(lanes):

@@ -32,10 +32,7 @@ NAN, INF = float("nan"), float("inf")
 def network(forward=None, **modules):
     """conv, ReLU, max-pool, fc over 13 classes on [N, 3, 5, 7]; or the forward that is given, on those modules."""
     parts = dict(
-        conv=nn.Conv2d(3, 11, 3, padding=1),
-        norm=nn.BatchNorm2d(11),
-        pool=nn.MaxPool2d(2),
-        fc=nn.Linear(66, 13),
+        conv=nn.Conv2d(3, 11, 3, padding=1), norm=nn.BatchNorm2d(11), pool=nn.MaxPool2d(2), fc=nn.Linear(66, 13)
     )
     default = lambda net, x: net.fc(net.pool(F.relu(net.norm(net.conv(x)))).flatten(1))  # noqa: E731
     return graph(forward or default, **(parts | modules))
@@ -50,12 +47,7 @@ def with_value(value):
 def pair(**changes):
     """The semiring of pairs of reals, (max, x) in each component."""
     fields = dict(
-        zero=[0.0, 0.0],
-        one=[1.0, 1.0],
-        add=lambda x, dim: x.amax(dim),
-        mul=torch.mul,
-        domain=(0, INF),
-        shape=(2,),
+        zero=[0.0, 0.0], one=[1.0, 1.0], add=lambda x, dim: x.amax(dim), mul=torch.mul, domain=(0, INF), shape=(2,)
     )
     return klrp.Semiring("pair", **(fields | changes))
 
@@ -100,12 +92,7 @@ INPUTS = {
 @pytest.mark.parametrize("case", INPUTS)
 @pytest.mark.parametrize(
     "verb",
-    [
-        explain,
-        klrp.kernel_for,
-        lambda m, x: list(klrp.explain_many(m, [x])),
-        Composite([]).describe,
-    ],
+    [explain, klrp.kernel_for, lambda m, x: list(klrp.explain_many(m, [x])), Composite([]).describe],
     ids=["explain", "kernel_for", "explain_many", "describe"],
 )
 def test_inputs_are_refused(verb, case):
@@ -117,21 +104,9 @@ def test_inputs_are_refused(verb, case):
 
 NO_SAMPLES = {
     "Linear": (lambda net, x: net.fc(x), dict(fc=nn.Linear(7, 13)), signed(7)),
-    "Linear, as many classes as features": (
-        lambda net, x: net.fc(x),
-        dict(fc=nn.Linear(7, 7)),
-        signed(7),
-    ),
-    "Linear and Flatten": (
-        lambda net, x: net.fc(x.flatten()),
-        dict(fc=nn.Linear(35, 13)),
-        signed(5, 7),
-    ),
-    "Conv2d and pooling": (
-        lambda net, x: net.conv(x).mean((1, 2)),
-        dict(conv=nn.Conv2d(3, 13, 3)),
-        signed(3, 5, 7),
-    ),
+    "Linear, as many classes as features": (lambda net, x: net.fc(x), dict(fc=nn.Linear(7, 7)), signed(7)),
+    "Linear and Flatten": (lambda net, x: net.fc(x.flatten()), dict(fc=nn.Linear(35, 13)), signed(5, 7)),
+    "Conv2d and pooling": (lambda net, x: net.conv(x).mean((1, 2)), dict(conv=nn.Conv2d(3, 13, 3)), signed(3, 5, 7)),
     "Conv2d, as many channels": (
         lambda net, x: net.conv(x).mean((1, 2)),
         dict(conv=nn.Conv2d(3, 3, 3)),
@@ -145,11 +120,7 @@ def test_inputs_without_an_axis_of_samples_are_refused(case):
     forward, modules, x = NO_SAMPLES[case]
     model = graph(forward, **modules)
     refused(
-        lambda: explain(model, x),
-        ValueError,
-        r"inputs.*\[N, .*(unsqueeze|inputs\[None\]|axis of samples)",
-        model,
-        x,
+        lambda: explain(model, x), ValueError, r"inputs.*\[N, .*(unsqueeze|inputs\[None\]|axis of samples)", model, x
     )
 
 
@@ -164,26 +135,15 @@ INTEGERS = {
 
 @pytest.mark.parametrize("case", INTEGERS)
 def test_integers_are_refused_unless_an_embedding_reads_them_first(case):
-    model = graph(
-        INTEGERS[case], fc=nn.Linear(IN, 13), pool=nn.Identity(), embed=nn.Embedding(11, 13)
-    )
+    model = graph(INTEGERS[case], fc=nn.Linear(IN, 13), pool=nn.Identity(), embed=nn.Embedding(11, 13))
     x = (10 * X.sigmoid()).long()
     refused(lambda: explain(model, x), TypeError, r"^inputs: .*int64.*Embedding", model, x)
 
 
 def test_tokens_beyond_the_vocabulary_are_refused():
-    model = graph(
-        lambda net, x: net.fc(net.embed(x).mean(1)), embed=nn.Embedding(17, 3), fc=nn.Linear(3, 13)
-    )
-    refused(
-        lambda: explain(model, torch.full((2, 5), 17)),
-        ValueError,
-        r"^inputs: .*embed \(Embedding\)",
-        model,
-    )
-    refused(
-        lambda: explain(model, signed(2, 5)), ValueError, r"^inputs: .*embed \(Embedding\)", model
-    )
+    model = graph(lambda net, x: net.fc(net.embed(x).mean(1)), embed=nn.Embedding(17, 3), fc=nn.Linear(3, 13))
+    refused(lambda: explain(model, torch.full((2, 5), 17)), ValueError, r"^inputs: .*embed \(Embedding\)", model)
+    refused(lambda: explain(model, signed(2, 5)), ValueError, r"^inputs: .*embed \(Embedding\)", model)
 
 
 # --- the target ------------------------------------------------------------------------------------------
@@ -193,17 +153,9 @@ TARGETS = {
     "negative": (-1, ValueError, r"^target: class -1 .*13 logits, 0 to 12"),
     "one of two out of range": (torch.tensor([4, 99]), ValueError, r"^target: class 99 .*0 to 12"),
     "one of two negative": (torch.tensor([4, -2]), ValueError, r"^target: class -2 .*0 to 12"),
-    "too many": (
-        torch.tensor([1, 2, 3]),
-        ValueError,
-        r"^target: .*\(3,\) for 2 samples.*expected \(2,\)",
-    ),
+    "too many": (torch.tensor([1, 2, 3]), ValueError, r"^target: .*\(3,\) for 2 samples.*expected \(2,\)"),
     "too few": (torch.tensor([1]), ValueError, r"^target: .*\(1,\) for 2 samples.*expected \(2,\)"),
-    "one-hot": (
-        torch.zeros(2, 13).long(),
-        ValueError,
-        r"^target: .*\(2, 13\) for 2 samples.*expected \(2,\)",
-    ),
+    "one-hot": (torch.zeros(2, 13).long(), ValueError, r"^target: .*\(2, 13\) for 2 samples.*expected \(2,\)"),
     "floats": (torch.tensor([1.0, 2.0]), TypeError, r"^target: .*LongTensor \[N\]"),
     "a float": (4.0, TypeError, r"^target: .*4\.0.*an int"),
     "booleans": (torch.tensor([True, False]), TypeError, r"^target: .*LongTensor \[N\]"),
@@ -220,9 +172,7 @@ def test_targets_are_refused(case):
     refused(lambda: explain(model, X, target), kind, match, model, X)
 
 
-@pytest.mark.parametrize(
-    "target", [13, -1, torch.tensor([1, 2]), torch.tensor([0.5]), "cat"], ids=repr
-)
+@pytest.mark.parametrize("target", [13, -1, torch.tensor([1, 2]), torch.tensor([0.5]), "cat"], ids=repr)
 def test_targets_are_refused_for_an_empty_batch_too(target):
     refused(lambda: explain(network(), X[:0], target), (ValueError, TypeError), r"^target: ")
 
@@ -288,27 +238,14 @@ def test_arguments_are_refused(case):
     refused(lambda: explain(model, X, **settings), kind, match, model, X)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [c for c in ARGUMENTS if not {"start", "keep", "memory"} & set(ARGUMENTS[c][0])],
-)
+@pytest.mark.parametrize("case", [c for c in ARGUMENTS if not {"start", "keep", "memory"} & set(ARGUMENTS[c][0])])
 def test_kernel_for_refuses_what_explain_refuses(case):
     settings, kind, match = ARGUMENTS[case]
     model = network()
     refused(lambda: klrp.kernel_for(model, X, **settings), kind, match, model, X)
 
 
-SEMIRINGS = [
-    "boolean",
-    "counting",
-    "counting_int",
-    "viterbi",
-    "tropical",
-    "max_plus",
-    "log",
-    "fuzzy",
-    "lukasiewicz",
-]
+SEMIRINGS = ["boolean", "counting", "counting_int", "viterbi", "tropical", "max_plus", "log", "fuzzy", "lukasiewicz"]
 
 
 @pytest.mark.parametrize("semiring", SEMIRINGS)
@@ -321,10 +258,7 @@ def test_the_logit_starts_the_reals_alone(semiring):
         model,
     )
     refused(
-        lambda: explain(model, X[:0], semiring=semiring, start="logit"),
-        ValueError,
-        rf"^start: .*{semiring}",
-        model,
+        lambda: explain(model, X[:0], semiring=semiring, start="logit"), ValueError, rf"^start: .*{semiring}", model
     )
 
 
@@ -349,10 +283,7 @@ ROWS = {
         [("fc", EPS, None), (nn.Linear(2, 3), EPS, None)],
         r"^composite: row 1 .*selector.*name or glob",
     ),
-    "a rule not called": (
-        [(klrp.ANY, rules.flat, None)],
-        r"^composite: row 0.*Call it: klrp\.rules\.flat\(",
-    ),
+    "a rule not called": ([(klrp.ANY, rules.flat, None)], r"^composite: row 0.*Call it: klrp\.rules\.flat\("),
     "a number as theta": ([(klrp.ANY, EPS, 0.5)], r"theta.*0\.5.*callable"),
     "no rows": (None, r"^composite: .*(selector, rule, theta)"),
     "one row without its list": (("fc", EPS, None), r"^composite: row 0 is 'fc'"),
@@ -392,9 +323,7 @@ def test_parameters_of_rules_are_refused(case):
 
 
 def test_zbox_whose_bounds_do_not_fit_the_input_is_refused():
-    composite = Composite(
-        [(klrp.FIRST, rules.zbox(torch.full((7, 1, 1, 1), -1.0), torch.ones(7, 1, 1, 1)), None)]
-    )
+    composite = Composite([(klrp.FIRST, rules.zbox(torch.full((7, 1, 1, 1), -1.0), torch.ones(7, 1, 1, 1)), None)])
     model = network()
     refused(lambda: explain(model, X, composite=composite), ValueError, r"conv.*zbox", model)
 
@@ -469,11 +398,7 @@ def test_what_theta_gives_is_refused(case):
         theta.__name__ = "mine"
     model = network()
     refused(
-        lambda: explain(model, X, semiring=semiring, rule=EPS, theta=theta),
-        (ValueError, TypeError),
-        match,
-        model,
-        X,
+        lambda: explain(model, X, semiring=semiring, rule=EPS, theta=theta), (ValueError, TypeError), match, model, X
     )
 
 
@@ -545,14 +470,7 @@ MODELS = {
     "InstanceNorm": (flat_network(lambda net, x: net.b(x), b=nn.InstanceNorm2d(3)), ValueError, r"^model: b \(InstanceNorm2d\) has no rule"),
     "MultiheadAttention": (graph(lambda net, x: net.fc(net.a(x.flatten(1)[:, None], x.flatten(1)[:, None], x.flatten(1)[:, None])[0].flatten(1)), a=nn.MultiheadAttention(IN, 5), fc=nn.Linear(IN, 13)), ValueError, r"^model: a \(MultiheadAttention\) has no rule"),
 }  # fmt: skip
-for _module in (
-    nn.Sigmoid(),
-    nn.Hardsigmoid(),
-    nn.LogSigmoid(),
-    nn.Softmax(1),
-    nn.LogSoftmax(1),
-    nn.Softmin(1),
-):
+for _module in (nn.Sigmoid(), nn.Hardsigmoid(), nn.LogSigmoid(), nn.Softmax(1), nn.LogSoftmax(1), nn.Softmin(1)):
     _name = type(_module).__name__
     MODELS[f"nn.{_name}"] = (
         graph(lambda net, x: net.act(net.fc(x.flatten(1))), act=_module, fc=nn.Linear(IN, 13)),
@@ -576,9 +494,7 @@ def test_models_are_refused(case):
     model, kind, match = MODELS[case]
     if isinstance(model, nn.Module):
         model = model.double().train()
-    refused(
-        lambda: explain(model, X), kind, match, model if isinstance(model, nn.Module) else None, X
-    )
+    refused(lambda: explain(model, X), kind, match, model if isinstance(model, nn.Module) else None, X)
 
 
 # --- what was returned -----------------------------------------------------------------------------------
@@ -587,16 +503,8 @@ def test_models_are_refused(case):
 def test_an_unknown_step_is_a_key_error_that_lists_the_steps():
     relevance = explain(network(), X)
     refused(lambda: relevance["fc2"], KeyError, r"^step: .*'fc2'.*output, fc, .*conv")
-    refused(
-        lambda: explain(network(), X, keep="input")["fc"],
-        KeyError,
-        r"^step: .*'fc'.*(keep|kept).*input",
-    )
-    refused(
-        lambda: explain(network(), X, keep="fc").input,
-        KeyError,
-        r"^step: .*'input'.*(keep|kept).*fc",
-    )
+    refused(lambda: explain(network(), X, keep="input")["fc"], KeyError, r"^step: .*'fc'.*(keep|kept).*input")
+    refused(lambda: explain(network(), X, keep="fc").input, KeyError, r"^step: .*'input'.*(keep|kept).*fc")
     assert "fc2" not in relevance and relevance.get("fc2") is None
 
 

@@ -16,7 +16,7 @@ from klrp.errors import KlrpError
 GIVEN = os.environ.get("KLRP_DATA", "none")
 FOLDER = Path(GIVEN if GIVEN else "none").expanduser()
 MNIST, IMAGENETTE = FOLDER / "MNIST" / "raw", FOLDER / "imagenette2-160" / "val"
-ASSET = Path(__file__).resolve().parents[1] / "book" / "assets" / models.VGG_FILE
+ASSET = Path(__file__).resolve().parents[2] / "book" / "assets" / models.VGG_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,7 @@ def test_mlp_is_the_network_of_the_paper():
     network = models.mlp()
     kinds = [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     assert [type(layer) for layer in network] == kinds
-    assert [tuple(p.shape) for p in network.parameters()][::2] == [
-        (300, 784),
-        (100, 300),
-        (10, 100),
-    ]
+    assert [tuple(p.shape) for p in network.parameters()][::2] == [(300, 784), (100, 300), (10, 100)]
     assert network(torch.rand(3, 1, 28, 28)).shape == (3, 10)
     assert [type(layer) for layer in models.mlp([2, 3])] == [nn.Flatten, nn.Linear]
 
@@ -191,10 +187,7 @@ def test_digit_mlp_wants_digits():
 @pytest.mark.parametrize(
     "change, match",
     [
-        (
-            lambda x, y: ((x * 255).byte(), y),
-            r"images are torch.uint8 on cpu.*weights torch.float32",
-        ),
+        (lambda x, y: ((x * 255).byte(), y), r"images are torch.uint8 on cpu.*weights torch.float32"),
         (lambda x, y: (x.double(), y), r"images are torch.float64 .*images.to\(dtype\)"),
         (lambda x, y: (x, y.float()), r"labels are torch.float32 .*expected torch.int64"),
         (lambda x, y: (x, y[:-1]), r"images have shape \(23, 2, 3\), labels \(22,\)"),
@@ -327,9 +320,7 @@ def test_training_goes_on_where_it_was_stopped(noise, tmp_path, capsys):
         assert all(torch.equal(x, states[1][part][k]) for k, x in states[0][part].items())
     assert states[0]["step"] == 2 and "of all at 32 pixels" in (tmp_path / "whole.log").read_text()
 
-    train_vgg.main(
-        [*noise, "--export", str(tmp_path / "parts.pt"), "--out", str(tmp_path / "again")]
-    )
+    train_vgg.main([*noise, "--export", str(tmp_path / "parts.pt"), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
     capsys.readouterr()
     train_vgg.main([*noise, "--evaluate", str(tmp_path / "again")])

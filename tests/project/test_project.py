@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 CONDA_NAMES = {"pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
 
@@ -34,9 +34,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
 def test_the_version_can_be_read_without_importing():
     tree = ast.parse((ROOT / "klrp" / "__init__.py").read_text("utf-8"))
     version = next(
-        node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
+        node.value.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
     )
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", version)
     assert (ROOT / "klrp" / "py.typed").exists()

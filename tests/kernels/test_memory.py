@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import klrp
-from klrp import operations
+from klrp.network import layers
 
 # 96 x 96 channels, 3 x 3, 126 x 126 positions: 1.3e9 pairs, 10.5 GB of float64 shares at once.
 SCRIPT = """
@@ -31,10 +31,7 @@ print(json.dumps({"used": peak() - before, "map": x.numel() * 8, "best": float(r
 
 def measure(sides, memory):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(sides), str(memory)],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", SCRIPT, str(sides), str(memory)], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
 
@@ -78,17 +75,12 @@ print(json.dumps([used(gradient, 256), used(explain, 256)]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux tells it")
 @pytest.mark.parametrize(
-    "semiring, limit",
-    [("real", 1.6), ("boolean", 1.6), ("viterbi", 1.8), ("counting", 2.4), ("log", 2.0)],
+    "semiring, limit", [("real", 1.6), ("boolean", 1.6), ("viterbi", 1.8), ("counting", 2.4), ("log", 2.0)]
 )
 def test_values_are_let_go_on_the_way_down(semiring, limit):
     freed = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
-        [sys.executable, "-c", DEEP, semiring],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **freed},
+        [sys.executable, "-c", DEEP, semiring], capture_output=True, text=True, check=True, env={**os.environ, **freed}
     )
     gradient, explanation = json.loads(done.stdout)
     assert gradient > 50e6 and explanation < limit * gradient
@@ -108,5 +100,5 @@ def test_layers_made_slab_by_slab_give_the_same_relevance(monkeypatch, semiring)
     ).double()
     x = torch.rand(2, 5, 11, 13, dtype=torch.float64)
     whole = klrp.explain(net, x, semiring=semiring).input
-    monkeypatch.setattr(operations, "SLAB", 1)
+    monkeypatch.setattr(layers, "SLAB", 1)
     torch.testing.assert_close(klrp.explain(net, x, semiring=semiring).input, whole)

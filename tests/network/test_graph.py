@@ -95,9 +95,7 @@ def _twice(net, x):
 
 
 def _constant_channel(net, x):
-    return net.fc(
-        torch.cat([net.c(x)[:, :2], net.c.bias[:1, None, None].expand(2, 1, 5, 7)], 1).flatten(1)
-    )
+    return net.fc(torch.cat([net.c(x)[:, :2], net.c.bias[:1, None, None].expand(2, 1, 5, 7)], 1).flatten(1))
 
 
 def _zero_padded_shortcut(net, x):
@@ -365,10 +363,7 @@ PATHS = {
     "residual": (lambda net, x: net.one(net.a(x) + x), 6.0),
     "residual of a residual": (lambda net, x: net.one(net.a(net.a(x) + x) + x), 31.0),
     "broadcast": (lambda net, x: net.one(x + x.mean(1, keepdim=True)), 6.0),
-    "a repeated index": (
-        lambda net, x: net.one(x[:, [0, 0, 1, 2, 3]] + x[:, [1, 2, 3, 4, 4]]),
-        2.0,
-    ),
+    "a repeated index": (lambda net, x: net.one(x[:, [0, 0, 1, 2, 3]] + x[:, [1, 2, 3, 4, 4]]), 2.0),
     "relu and pass": (lambda net, x: net.one(F.relu(x) + x), 2.0),
 }
 
@@ -381,16 +376,12 @@ def test_counting_counts_the_paths_of_every_fork(name, semiring):
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.abs() + 0.1)
-    r = klrp.explain(
-        model, signed(3, 5).abs() + 0.1, semiring=semiring, theta=conversions.positive()
-    )
+    r = klrp.explain(model, signed(3, 5).abs() + 0.1, semiring=semiring, theta=conversions.positive())
     assert r.input.tolist() == torch.full((3, 5), expected).tolist()
 
 
 @pytest.mark.parametrize(
-    "semiring",
-    [klrp.VITERBI, klrp.FUZZY, klrp.MAX_PLUS, klrp.TROPICAL, klrp.LOG, klrp.BOOLEAN],
-    ids=repr,
+    "semiring", [klrp.VITERBI, klrp.FUZZY, klrp.MAX_PLUS, klrp.TROPICAL, klrp.LOG, klrp.BOOLEAN], ids=repr
 )
 def test_a_fork_is_the_sum_in_the_semiring_of_its_branches(semiring):
     """y = a(x) + b(x): what arrives at x is what arrives through a alone, ⊕ what arrives through b alone."""
@@ -478,22 +469,12 @@ def test_after_fusion_every_name_leads_to_the_fused_output(norms):
     for name in names:
         assert relevance[name] is relevance["conv1"]
     assert list(klrp.explain(graph(forward, **blocks), X, keep=[names[-1]])) == ["conv1"]
-    assert klrp.explain(graph(forward, **blocks), X, keep=[names[0]])[names[0]].shape == (
-        2,
-        3,
-        5,
-        7,
-    )
+    assert klrp.explain(graph(forward, **blocks), X, keep=[names[0]])[names[0]].shape == (2, 3, 5, 7)
 
 
 def test_a_fused_norm_shares_as_one_layer_with_its_convolution():
     """Folded by hand: w' = w s, b' = (b − mean) s + beta."""
-    model = graph(
-        lambda net, x: net.fc(F.relu(net.b(net.c(x))).flatten(1)),
-        c=conv(),
-        b=nn.BatchNorm2d(3),
-        fc=FC,
-    )
+    model = graph(lambda net, x: net.fc(F.relu(net.b(net.c(x))).flatten(1)), c=conv(), b=nn.BatchNorm2d(3), fc=FC)
     folded = graph(lambda net, x: net.fc(F.relu(net.c(x)).flatten(1)), c=conv(), fc=FC)
     with torch.no_grad():
         s = model.b.weight / (model.b.running_var + model.b.eps).sqrt()
@@ -501,9 +482,7 @@ def test_a_fused_norm_shares_as_one_layer_with_its_convolution():
         folded.c.bias.copy_((model.c.bias - model.b.running_mean) * s + model.b.bias)
         folded.fc.load_state_dict(model.fc.state_dict())
     for rule in (rules.zplus(), rules.gamma(0.5), rules.max_share()):
-        close(
-            klrp.explain(model, X, rule=rule).input, klrp.explain(folded, X, rule=rule).input, 1e-12
-        )
+        close(klrp.explain(model, X, rule=rule).input, klrp.explain(folded, X, rule=rule).input, 1e-12)
 
 
 def test_a_norm_of_its_own_takes_shares():
@@ -511,16 +490,12 @@ def test_a_norm_of_its_own_takes_shares():
     kernels = klrp.kernel_for(model, X)
     assert kernels["b"] != "move" and kernels["flatten"] == "move"
     entry = klrp.explain(model, X).conservation()["b"]
-    assert (
-        float(entry.bias.abs().amin()) > 0
-    )  # the shift is a bias, which takes its part and keeps it
+    assert float(entry.bias.abs().amin()) > 0  # the shift is a bias, which takes its part and keeps it
 
 
 def test_a_path_called_twice_without_a_number_is_an_error_that_lists_the_calls():
     relevance = klrp.explain(in_place(IN_PLACE["ReLU(inplace), called twice"]), X)
-    with pytest.raises(
-        KeyError, match=r"'r' is called 2 times.*r@2, r@1|'r' is called 2 times.*r@1, r@2"
-    ) as error:
+    with pytest.raises(KeyError, match=r"'r' is called 2 times.*r@2, r@1|'r' is called 2 times.*r@1, r@2") as error:
         relevance["r"]
     assert isinstance(error.value, klrp.KlrpError)
     assert relevance["r@1"].shape == relevance["r@2"].shape == (2, 3, 5, 7)
@@ -543,9 +518,7 @@ def test_training_mode_is_explained_in_eval_mode():
     model.train()
     model.b.eval()
     found = klrp.explain(model, X)
-    assert all(torch.equal(found[name], r) for name, r in expected.items()) and len(found) == len(
-        expected
-    )
+    assert all(torch.equal(found[name], r) for name, r in expected.items()) and len(found) == len(expected)
 
 
 @pytest.mark.parametrize("semiring", ["real", "boolean", "viterbi", "tropical"])
@@ -561,24 +534,15 @@ def test_the_model_and_the_inputs_are_left_as_they_were(training, semiring):
     before = snapshot(model, x)
     relevance = klrp.explain(model, x, semiring=semiring)
     assert snapshot(model, x) == before
-    assert (
-        not any(r.requires_grad for r in (*relevance.values(), relevance.logits))
-        and "backward" not in calls
-    )
+    assert not any(r.requires_grad for r in (*relevance.values(), relevance.logits)) and "backward" not in calls
 
 
 def test_a_users_hook_sees_no_symbols():
     """Activations recorded by forward hooks, on blocks too, stay tensors."""
-    model = graph(
-        lambda net, x: net.fc(net.block(x).flatten(1)),
-        block=nn.Sequential(conv(), nn.ReLU()),
-        fc=FC,
-    )
+    model = graph(lambda net, x: net.fc(net.block(x).flatten(1)), block=nn.Sequential(conv(), nn.ReLU()), fc=FC)
     recorded = []
     for module in (model, model.block, model.block[0]):
-        module.register_forward_hook(
-            lambda module, arguments, output: recorded.append(output.detach())
-        )
+        module.register_forward_hook(lambda module, arguments, output: recorded.append(output.detach()))
     klrp.explain(model, X)
     assert all(isinstance(r, torch.Tensor) for r in recorded)
 
@@ -633,41 +597,28 @@ INPUTS = {
 
 
 @pytest.mark.parametrize(
-    "flatten",
-    [lambda x: x.flatten(1), lambda x: x.reshape(x.size(0), -1)],
-    ids=["flatten", "reshape"],
+    "flatten", [lambda x: x.flatten(1), lambda x: x.reshape(x.size(0), -1)], ids=["flatten", "reshape"]
 )
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inputs_of_every_kind_give_the_same_relevance(kind, flatten):
-    model = graph(
-        lambda net, x: net.fc(flatten(F.max_pool2d(net.c(x), 3, 1, 1) + x)), c=conv(), fc=FC
-    )
+    model = graph(lambda net, x: net.fc(flatten(F.max_pool2d(net.c(x), 3, 1, 1) + x)), c=conv(), fc=FC)
     x = INPUTS[kind](X)
     for semiring in ("real", "boolean"):
         found = klrp.explain(model, x, semiring=semiring)
-        plain = klrp.explain(
-            model, x.detach().clone(memory_format=torch.contiguous_format), semiring=semiring
-        )
+        plain = klrp.explain(model, x.detach().clone(memory_format=torch.contiguous_format), semiring=semiring)
         close(found.input.double(), plain.input.double(), 1e-12)
         assert not found.input.requires_grad and type(found.input) is torch.Tensor
 
 
-@pytest.mark.parametrize(
-    "semiring", ["real", "boolean", "counting", "viterbi", "max_plus", "fuzzy"]
-)
+@pytest.mark.parametrize("semiring", ["real", "boolean", "counting", "viterbi", "max_plus", "fuzzy"])
 def test_an_empty_batch_gives_an_empty_relevance(semiring):
     model = trainable()
-    full, empty = (
-        klrp.explain(model, X, semiring=semiring),
-        klrp.explain(model, X[:0], semiring=semiring),
-    )
+    full, empty = (klrp.explain(model, X, semiring=semiring), klrp.explain(model, X[:0], semiring=semiring))
     assert list(empty) == list(full) and len(empty.target) == 0 and empty.logits.shape == (0, 13)
     for name, r in full.items():
         assert empty[name].shape == (0, *r.shape[1:]) and empty[name].dtype == r.dtype
     assert len(empty.conservation()) == len(full.conservation())
-    assert klrp.explain(
-        model, X[:0], torch.zeros(0, dtype=torch.long), semiring=semiring
-    ).input.shape == (0, 3, 5, 7)
+    assert klrp.explain(model, X[:0], torch.zeros(0, dtype=torch.long), semiring=semiring).input.shape == (0, 3, 5, 7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -743,9 +694,7 @@ def weight_normed_by_hooks():
     return model
 
 
-@pytest.mark.parametrize(
-    "build", [pruned, weight_normed, weight_normed_by_hooks, spectrally_normed]
-)
+@pytest.mark.parametrize("build", [pruned, weight_normed, weight_normed_by_hooks, spectrally_normed])
 def test_reparametrised_networks_are_explained_with_the_weights_they_use(build):
     torch.manual_seed(3)
     model = build()
@@ -757,11 +706,7 @@ def test_reparametrised_networks_are_explained_with_the_weights_they_use(build):
         model.eval()(X)  # a hook computes its weight when the network runs
         for name in ("c", "fc"):
             getattr(plain, name).weight.copy_(getattr(model, name).weight)
-    close(
-        klrp.explain(model, X, rule=rules.zplus()).input,
-        klrp.explain(plain, X, rule=rules.zplus()).input,
-        1e-12,
-    )
+    close(klrp.explain(model, X, rule=rules.zplus()).input, klrp.explain(plain, X, rule=rules.zplus()).input, 1e-12)
 
 
 class Optional(nn.Module):
@@ -794,9 +739,7 @@ def test_a_tokens_relevance_is_the_sum_over_its_embedding(forward, dtype):
     tokens = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 0]], dtype=dtype)
     found = explained(model, tokens, rule=rules.lrp0(), start="logit")
     vectors = model.e(tokens).detach()
-    embedded = graph(
-        forward, **{name: m for name, m in model.named_children() if name != "e"}, e=nn.Identity()
-    )
+    embedded = graph(forward, **{name: m for name, m in model.named_children() if name != "e"}, e=nn.Identity())
     embedded.load_state_dict(model.state_dict(), strict=False)
     close(found.input, gradient_times_input(embedded, vectors, found.target).sum(2))
     assert klrp.explain(model, tokens, semiring="boolean").input.shape == tokens.shape
@@ -813,18 +756,12 @@ TORCHVISION = {
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvisions_networks_trace_without_a_warning(name):
     build = getattr(torchvision.models, name)
-    model = hollow(
-        lambda: build(init_weights=False) if name in ("googlenet", "inception_v3") else build()
-    ).train()
+    model = hollow(lambda: build(init_weights=False) if name in ("googlenet", "inception_v3") else build()).train()
     before = {n: m.training for n, m in model.named_modules()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kernels = klrp.kernel_for(model, torch.zeros(2, 3, TORCHVISION[name], TORCHVISION[name]))
-    layers = [
-        n
-        for n, m in model.named_modules()
-        if isinstance(m, (nn.Conv2d, nn.Linear)) and "aux" not in n.lower()
-    ]
+    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "aux" not in n.lower()]
     assert len(layers) > 7 and {kernels[n] for n in layers} == {"gradient"}
     assert {n: m.training for n, m in model.named_modules()} == before
 
@@ -835,9 +772,7 @@ def test_torchvisions_networks_are_explained_in_every_semiring(name):
     x = signed(1, 3, 33, 33).float()
     for semiring in ("boolean", "counting", "viterbi"):
         relevance = klrp.explain(model, x, semiring=semiring, keep="input")
-        assert relevance.input.shape == x.shape and bool(
-            (relevance.semiring.score(relevance.input) > 0).any()
-        )
+        assert relevance.input.shape == x.shape and bool((relevance.semiring.score(relevance.input) > 0).any())
 
 
 # --- register --------------------------------------------------------------------------------------------
@@ -882,10 +817,7 @@ def test_a_registered_layer_takes_shares_as_the_one_it_is_like(tables):
     linear = graph(lambda net, x: net.dense(F.relu(x)), dense=nn.Linear(7, 13))
     linear.load_state_dict(model.state_dict())
     x = signed(2, 7)
-    assert torch.equal(
-        explained(model, x, rule=rules.zplus()).input,
-        explained(linear, x, rule=rules.zplus()).input,
-    )
+    assert torch.equal(explained(model, x, rule=rules.zplus()).input, explained(linear, x, rule=rules.zplus()).input)
 
 
 @pytest.mark.parametrize("target, like, forward", [
@@ -903,12 +835,7 @@ def test_a_registered_function_or_method_is_what_it_is_like(tables, target, like
 
 
 def test_register_is_for_things_of_the_same_kind(tables):
-    for target, like in (
-        (Branching, torch.relu),
-        (torch.clamp, nn.ReLU),
-        (Branching, Dense),
-        ("clamp", "nothing"),
-    ):
+    for target, like in ((Branching, torch.relu), (torch.clamp, nn.ReLU), (Branching, Dense), ("clamp", "nothing")):
         with pytest.raises(klrp.KlrpError, match=r"^like: .*same kind"):
             klrp.register(target, like=like)
 
@@ -945,10 +872,7 @@ SELECTED = {
     "a type": (nn.Conv2d, ["features.0", "features.4"]),
     "a type, functions counting": (nn.Linear, ["side", "head", "linear"]),
     "the fused norm is no norm": (nn.BatchNorm2d, []),
-    "a base class of types": (
-        nn.Module,
-        ["features.0", "features.4", "features.5", "side", "head", "linear"],
-    ),
+    "a base class of types": (nn.Module, ["features.0", "features.4", "features.5", "side", "head", "linear"]),
     "AvgPool": (nn.AvgPool2d, ["features.5"]),
     "ADD": (klrp.ADD, ["add", "add_1"]),
     "FIRST": (klrp.FIRST, ["features.0", "side"]),
@@ -967,9 +891,7 @@ def test_a_selector_selects(net, case):
 
 def test_a_functional_pool_counts_as_its_module():
     model = graph(
-        lambda net, x: net.fc(
-            F.adaptive_avg_pool2d(F.avg_pool2d(F.max_pool2d(x, 2), 1), (2, 3)).flatten(1)
-        ),
+        lambda net, x: net.fc(F.adaptive_avg_pool2d(F.avg_pool2d(F.max_pool2d(x, 2), 1), (2, 3)).flatten(1)),
         fc=nn.Linear(18, 13),
     )
     for kind, step in (
@@ -987,9 +909,7 @@ def test_a_users_own_subclass_is_a_type_that_selects():
         pass
 
     model = graph(lambda net, x: net.b(F.relu(net.a(x))), a=Mine(7, 5), b=nn.Linear(5, 3))
-    table = klrp.Composite([(Mine, RULE, None), (nn.Linear, rules.zplus(), None)]).describe(
-        model, signed(2, 7)
-    )
+    table = klrp.Composite([(Mine, RULE, None), (nn.Linear, rules.zplus(), None)]).describe(model, signed(2, 7))
     assert [row[2] for row in table] == [repr(RULE), "zplus()"]
 
 
@@ -1006,9 +926,7 @@ def test_the_first_match_wins_and_none_is_the_default(net):
 
 def test_what_describe_tells_is_what_explain_does(net):
     """flat on the first convolution: its relevance no longer depends on the weights there."""
-    composite = klrp.Composite(
-        [("features.0", rules.flat(), None), (klrp.ANY, rules.zplus(), None)]
-    )
+    composite = klrp.Composite([("features.0", rules.flat(), None), (klrp.ANY, rules.zplus(), None)])
     other = copy.deepcopy(net)
     with torch.no_grad():
         other.side.weight.zero_()
@@ -1017,9 +935,7 @@ def test_what_describe_tells_is_what_explain_does(net):
     assert composite.describe(net, X)[0] == ("features.0", "Conv2d", "flat()", "identity()")
     received = one["features.0"].sum((1, 2, 3))
     assert torch.allclose(one.input.sum((1, 2, 3)), received, rtol=1e-9)
-    assert torch.allclose(
-        one.input, one.input[:, :1].expand_as(one.input), rtol=1e-9
-    )  # every channel the same
+    assert torch.allclose(one.input, one.input[:, :1].expand_as(one.input), rtol=1e-9)  # every channel the same
 
 
 def test_describe_takes_a_semiring_by_name_as_explain_does(net):
@@ -1078,9 +994,7 @@ def test_explain_many_yields_what_explain_gives_batch_by_batch(net):
         assert len(many) == 2
         for relevance, x, y in zip(many, batches, chosen, strict=True):
             expected = klrp.explain(net, x, y, **settings)
-            assert torch.equal(relevance.input, expected.input) and torch.equal(
-                relevance.target, expected.target
-            )
+            assert torch.equal(relevance.input, expected.input) and torch.equal(relevance.target, expected.target)
 
 
 def test_explain_many_takes_one_batch_at_a_time(net):
@@ -1123,9 +1037,7 @@ def test_what_a_pre_hook_changes_before_a_relu_is_what_the_next_layer_reads(semi
 
 
 @pytest.mark.parametrize(
-    "noisy",
-    [lambda x: torch.dropout(x, 0.5, True), lambda x: F.rrelu(x, -1.0, 1.0, True)],
-    ids=["dropout", "rrelu"],
+    "noisy", [lambda x: torch.dropout(x, 0.5, True), lambda x: F.rrelu(x, -1.0, 1.0, True)], ids=["dropout", "rrelu"]
 )
 def test_what_is_drawn_at_random_is_drawn_once(noisy):
     net = graph(lambda net, x: net.layer(noisy(x)), layer=nn.Linear(101, 1, bias=False)).double()

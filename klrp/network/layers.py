@@ -1,4 +1,4 @@
-"""What a step of a network does: a weighted layer is a bundle of taps, everything else moves relevance.
+"""Weighted layers as bundles of taps.
 
 A tap is one dense product over G groups, K upper neurons, J lower neurons and positions P, given as views:
 ``lower`` maps a layer's input [N, *input] to [N, G, J, *P], ``upper`` its output to [N, G, K, *P], and
@@ -19,8 +19,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from klrp.semirings import Semiring
 
 Shape = tuple[int, ...]
 Map = Callable[[Tensor], Tensor]
@@ -170,8 +168,7 @@ class AdaptiveWindows:
     def offsets(self, inputs: Shape, outputs: Shape) -> Iterator[tuple[Shape, tuple, tuple]]:
         for cell in itertools.product(*(range(o) for o in outputs)):
             lower = tuple(
-                slice(c * i // o, -(-(c + 1) * i // o))
-                for c, i, o in zip(cell, inputs, outputs, strict=True)
+                slice(c * i // o, -(-(c + 1) * i // o)) for c, i, o in zip(cell, inputs, outputs, strict=True)
             )
             yield cell, lower, tuple(slice(c, c + 1) for c in cell)
 
@@ -191,9 +188,7 @@ class Conv(Layer):
             return lambda x: x[(slice(None), slice(None), *slices)].unflatten(1, (g, -1))
 
         def weight(offset: Shape) -> View:
-            return lambda w: (
-                w[(..., *offset)].unflatten(0, (g, -1)).reshape(1, g, -1, w.shape[1], *ones)
-            )
+            return lambda w: w[(..., *offset)].unflatten(0, (g, -1)).reshape(1, g, -1, w.shape[1], *ones)
 
         for offset, lower, upper in self.windows.offsets(self.inputs[0][2:], self.output[2:]):
             yield Tap(0, at(lower), at(upper), weight(offset))
@@ -202,16 +197,12 @@ class Conv(Layer):
         """Padding to be done beforehand, where the two sides differ, and by the convolution."""
         if all(left == right for left, right in self.windows.padding):
             return [], tuple(left for left, _ in self.windows.padding)
-        return [p for pair in reversed(self.windows.padding) for p in pair], (0,) * len(
-            self.windows.kernel
-        )
+        return [p for pair in reversed(self.windows.padding) for p in pair], (0,) * len(self.windows.kernel)
 
     def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
         (weight,), (before, padding) = self._mapped(omega, xs[0].dtype), self._pads()
         x, w, still = F.pad(xs[0], before) if before else xs[0], self.windows, (0,) * len(padding)
-        return torch.convolution(
-            x, weight, None, w.stride, padding, w.dilation, False, still, self.groups
-        )
+        return torch.convolution(x, weight, None, w.stride, padding, w.dilation, False, still, self.groups)
 
     def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
         (weight,), (before, padding) = self._mapped(omega, s.dtype), self._pads()
@@ -259,24 +250,22 @@ class Pool(Layer):
     def taps(self) -> Iterator[Tap]:
         spatial = self.weights[0].ndim
         lead = (1,) * (len(self.output) + 3 - spatial)
-        for _, lower, upper in self.windows.offsets(
-            self.inputs[0][-spatial:], self.output[-spatial:]
-        ):
+        for _, lower, upper in self.windows.offsets(self.inputs[0][-spatial:], self.output[-spatial:]):
             yield Tap(
                 0,
-                _window(lower, len(self.output)),
-                _window(upper, len(self.output)),
+                window(lower, len(self.output)),
+                window(upper, len(self.output)),
                 lambda w, upper=upper: w[upper].reshape(*lead, *w[upper].shape),
             )
 
 
-def _window(slices: tuple, ndim: int) -> View:
+def window(slices: tuple, ndim: int) -> View:
     """x [N, ..., *spatial] at the slices of its last axes, as [N, 1, 1, ..., *positions]."""
     index = (*(slice(None),) * (ndim - len(slices)), *slices)
     return lambda x: x[index][:, None, None]
 
 
-class Sum(Layer):
+class Affine(Layer):
     """y = Σ_i w_i x_i + b, element by element: residual add, a BatchNorm that stands alone, a factor."""
 
     def taps(self) -> Iterator[Tap]:
@@ -289,7 +278,7 @@ def _alone(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(Layer):
+class Reduce(Layer):
     """The mean, or the sum, over some axes; ``kept`` is the output's shape with those axes left in as 1."""
 
     kept: Shape
@@ -303,57 +292,6 @@ class Mean(Layer):
         yield Tap(0, _alone, upper, lambda w: w.reshape(ones))
 
 
-class Move:
-    """A step that only moves relevance."""
-
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor, ...]:
-        """What each input that depends on the network's gets, from r [N, *output, *shape]."""
-        raise NotImplementedError
-
-    def lost(self, r: Tensor) -> Tensor:
-        """How much of r [N, *output] goes to constants [N]."""
-        return r.new_zeros(len(r))
-
-
-@dataclass(frozen=True, eq=False)
-class Winner(Move):
-    """A max-pool: its relevance goes to the winner of each window, ``indices`` in the input's plane."""
-
-    windows: Windows | AdaptiveWindows
-    indices: Tensor
-    input: Shape
-    output: Shape
-
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
-        """R_j = ⊕ of R_k over the windows that j wins."""
-        spatial, ndim = self._spatial(), len(self.output)
-        if isinstance(self.windows, Windows) and self.windows.apart and not semiring.shape:
-            result = semiring.full(
-                (*self.input[:-spatial], math.prod(self.input[-spatial:])), "zero", r
-            )
-            result.scatter_(-1, self.indices.flatten(-spatial), r.flatten(-spatial))
-            return (result.reshape(self.input),)
-        plane = torch.arange(math.prod(self.input[-spatial:]), device=r.device)
-        plane = plane.reshape(*(1,) * (ndim - spatial), *self.input[-spatial:])
-        result, zero = semiring.full(self.input, "zero", r), semiring.full((), "zero", r)
-        trailing = (...,) + (None,) * len(semiring.shape)
-        for _, lower, upper in self.windows.offsets(self.input[-spatial:], self.output[-spatial:]):
-            at, k = _window(lower, ndim), _window(upper, ndim)
-            wins = (at(plane) == k(self.indices))[trailing]
-            neurons = at(result)
-            neurons.copy_(semiring.plus(neurons, torch.where(wins, k(r), zero)))
-        return (result,)
-
-    def average(self, dtype: torch.dtype) -> Pool:
-        """The average pool over the same windows and the real neurons in them."""
-        inputs, outputs = self.input[-self._spatial() :], self.output[-self._spatial() :]
-        counts = window_sizes(self.windows, inputs, outputs).to(self.indices.device, dtype)
-        return Pool((1 / counts,), None, (self.input,), self.output, self.windows)
-
-    def _spatial(self) -> int:
-        return self.indices.ndim - 2
-
-
 def window_sizes(windows: Windows | AdaptiveWindows, inputs: Shape, outputs: Shape) -> Tensor:
     """How many real neurons each window holds [*outputs]."""
     sizes = torch.zeros(outputs)
@@ -361,66 +299,3 @@ def window_sizes(windows: Windows | AdaptiveWindows, inputs: Shape, outputs: Sha
         pairs = math.prod(len(range(*s.indices(n))) for s, n in zip(lower, inputs, strict=True))
         sizes[upper] += pairs / sizes[upper].numel()
     return sizes
-
-
-@dataclass(frozen=True)
-class Pass(Move):
-    """An activation or a reshape: relevance is handed on unchanged, in the input's shape."""
-
-    input: Shape
-
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
-        return (r.reshape(*self.input, *semiring.shape),)
-
-
-@dataclass(frozen=True)
-class Concat(Move):
-    """Concatenation along ``dim``; None stands for a constant, whose relevance is lost."""
-
-    dim: int
-    inputs: tuple[Shape, ...]
-    live: tuple[bool, ...]
-
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor, ...]:
-        pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
-        return tuple(piece for piece, live in zip(pieces, self.live, strict=True) if live)
-
-    def lost(self, r: Tensor) -> Tensor:
-        pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
-        dead = [p for p, live in zip(pieces, self.live, strict=True) if not live]
-        return sum((p.flatten(1).sum(1) for p in dead), start=r.new_zeros(len(r)))
-
-
-@dataclass(frozen=True, eq=False)
-class Rearrange(Move):
-    """Any operation that only moves, repeats or drops neurons: ``origin`` [*output] holds, for each
-    output neuron, 1 + the flat index of the input neuron it shows, or 0 for a constant."""
-
-    input: Shape
-    origin: Tensor
-
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
-        result = semiring.full((math.prod(self.input),), "zero", r)
-        origin = self.origin.flatten()
-        r = r.reshape(-1, *semiring.shape)[origin > 0]
-        origin, order = (origin[origin > 0] - 1).sort(stable=True)
-        r = r[order]
-        while len(origin):  # each round takes the first of every run of equal origins
-            first = torch.ones_like(origin, dtype=torch.bool)
-            first[1:] = origin[1:] != origin[:-1]
-            result[origin[first]] = semiring.plus(result[origin[first]], r[first])
-            origin, r = origin[~first], r[~first]
-        return (result.reshape(*self.input, *semiring.shape),)
-
-    def lost(self, r: Tensor) -> Tensor:
-        return torch.where(self.origin == 0, r, 0).reshape(len(r), -1).sum(1)
-
-
-@dataclass(frozen=True)
-class Lookup(Move):
-    """An embedding: a token's relevance is the ⊕ of that of its vector's components."""
-
-    axis: int
-
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
-        return (semiring.sum(r, self.axis),)

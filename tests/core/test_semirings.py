@@ -29,9 +29,7 @@ MEMBERS = {
 @given(data=st.data())
 def test_the_laws_of_every_shipped_semiring(name, data):
     members = data.draw(st.lists(MEMBERS[name], min_size=1, max_size=4))
-    klrp.check_laws(
-        SEMIRINGS[name], torch.tensor(members, dtype=SEMIRINGS[name].dtype or torch.float64)
-    )
+    klrp.check_laws(SEMIRINGS[name], torch.tensor(members, dtype=SEMIRINGS[name].dtype or torch.float64))
 
 
 def pair(add=None, mul=torch.mul, one=(1.0, 1.0)):

@@ -65,9 +65,7 @@ def by_zennit(model, x, target, rule):
     from zennit.rules import Pass
     from zennit.types import Activation, AvgPool, Convolution, Linear
 
-    composite = LayerMapComposite(
-        [(Activation, Pass()), (Convolution, rule), (Linear, rule), (AvgPool, rule)]
-    )
+    composite = LayerMapComposite([(Activation, Pass()), (Convolution, rule), (Linear, rule), (AvgPool, rule)])
     return by_zennits_composite(model, x, target, composite)
 
 
@@ -105,9 +103,7 @@ def test_epsilon_with_std_is_zennits_norm_scaled_stabiliser(network):
     x = signed(*shape)
     found = klrp.explain(model, x, rule=rules.epsilon(0.0, std=0.25))
     scaled = core.Stabilizer(0.25, norm_scale=True)
-    close(
-        found.input, by_zennit(model, x, found.target, zennit_rule("Epsilon", epsilon=scaled)), 1e-6
-    )
+    close(found.input, by_zennit(model, x, found.target, zennit_rule("Epsilon", epsilon=scaled)), 1e-6)
 
 
 @pytest.mark.parametrize("network", SMALL)
@@ -207,11 +203,7 @@ def vgg16():
 @pytest.mark.parametrize(
     "ours, name, theirs",
     [
-        (
-            rules.epsilon(1e-3),
-            "Epsilon",
-            {"epsilon": 1e-3},
-        ),  # smaller ones amplify float32's rounding
+        (rules.epsilon(1e-3), "Epsilon", {"epsilon": 1e-3}),  # smaller ones amplify float32's rounding
         (rules.zplus(), "ZPlus", {"stabilizer": zero_is_no_share}),
     ],
     ids=["epsilon", "zplus"],
@@ -235,11 +227,7 @@ def test_epsilon_from_the_logit_is_captums(network):
     for module in hooked.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.rule = captum_rules.EpsilonRule(epsilon=1e-9)
-    close(
-        found.input,
-        attr.LRP(hooked).attribute(x.requires_grad_(), target=found.target).detach(),
-        1e-6,
-    )
+    close(found.input, attr.LRP(hooked).attribute(x.requires_grad_(), target=found.target).detach(), 1e-6)
 
 
 class _Flattening(nn.Module):
@@ -264,9 +252,7 @@ TORCHVISION = {
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_lrp0_from_the_logit_is_gradient_times_input(name):
     model = randomise(hollow(TORCHVISION[name]).double(), seed=7, bias=0)
-    x = 1e-3 * signed(
-        1, 3, 64, 64
-    )  # without biases all scales are alike, and here ReLU6 does not saturate
+    x = 1e-3 * signed(1, 3, 64, 64)  # without biases all scales are alike, and here ReLU6 does not saturate
     found = klrp.explain(model, x, rule=rules.lrp0(), start="logit", keep="input")
     close(found.input, gradient_times_input(model, x, found.target))
 
@@ -274,10 +260,7 @@ def test_lrp0_from_the_logit_is_gradient_times_input(name):
 def balance_errors(relevance):
     """For each step |error| relative to what moved through it."""
     for name, entry in relevance.conservation().items():
-        moved = sum(
-            v.abs()
-            for v in (entry.received, entry.passed, entry.bias, entry.stabiliser, entry.lost)
-        )
+        moved = sum(v.abs() for v in (entry.received, entry.passed, entry.bias, entry.stabiliser, entry.lost))
         yield name, float((entry.error.abs() / moved.clamp_min(1e-30)).amax())
 
 
@@ -315,11 +298,7 @@ def test_the_balance_catches_a_mistake_where_it_is(resnet18, monkeypatch, place)
     from klrp import contraction
 
     contract, x = contraction.contract, signed(1, 3, 37, 41)
-    calls = [
-        s.name
-        for s in reversed(klrp.graph.trace(resnet18, x).steps)
-        if hasattr(s.operation, "taps")
-    ]
+    calls = [s.name for s in reversed(klrp.graph.trace(resnet18, x).steps) if hasattr(s.operation, "taps")]
     count = iter(calls)
 
     def mistaken(*arguments):

@@ -10,7 +10,7 @@ import torch
 import klrp
 from klrp.kernels import compiled
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = ["--network", "mlp", "--batch", "2", "--rounds", "1", "--threads", "1"]
 
 
@@ -81,9 +81,7 @@ def test_one_layer_gives_the_same_with_and_without_explicit_shares():
 
     found = engines.layer_engines((3, 11, 7))
     for name in ("max_plus", "log"):
-        ours, theirs = (
-            found[f"one layer, {name}: {e}"]() for e in ("klrp", "torch-semiring-einsum")
-        )
+        ours, theirs = (found[f"one layer, {name}: {e}"]() for e in ("klrp", "torch-semiring-einsum"))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -96,8 +94,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "given",
-    [["size", "--network", "squeezenet1_1", "--values", "32,48"], ["depth", "--values", "1,2"]],
+    "given", [["size", "--network", "squeezenet1_1", "--values", "32,48"], ["depth", "--values", "1,2"]]
 )
 def test_growth(given):
     import growth

@@ -94,10 +94,7 @@ def test_relevance_scores_equal_a_slow_loop(semiring):
         a1, a2, z = hidden(NET, x)
         z2 = NET[3](a1)
         r3 = [float(c == y) for c in range(4)]
-        upper, lower = (
-            shares(kind, a, w, s.detach())
-            for a, w, s in ((a2, NET[5].weight, z), (a1, NET[3].weight, z2))
-        )
+        upper, lower = (shares(kind, a, w, s.detach()) for a, w, s in ((a2, NET[5].weight, z), (a1, NET[3].weight, z2)))
         r2 = [plus([times(theta(float(upper[j, k])), r3[k]) for k in range(4)]) for j in range(7)]
         r1 = [plus([times(theta(float(lower[j, k])), r2[k]) for k in range(7)]) for j in range(9)]
         total1 += torch.tensor(r1, dtype=torch.float64).abs()
@@ -125,9 +122,7 @@ def test_scores_of_channels_add_up_their_positions():
 
 
 def test_without_labels_the_top_logits_are_explained():
-    found = [
-        pruning.relevance_scores(NET, X, y, ["1"], **QUIET)["1"] for y in (None, NET(X).argmax(1))
-    ]
+    found = [pruning.relevance_scores(NET, X, y, ["1"], **QUIET)["1"] for y in (None, NET(X).argmax(1))]
     assert torch.equal(*found)
 
 
@@ -171,13 +166,7 @@ def test_ranks_and_lowest():
     inf = float("inf")
     scores = Scores("test", {"1": torch.tensor([2.0, -inf, 5.0, 2.0, 0.0])})
     assert scores.ranks("1").tolist() == [3, 1, 5, 4, 2]
-    for amount, gone in (
-        (0, []),
-        (0.2, [1]),
-        (0.5, [1, 4]),
-        (0.6, [0, 1, 4]),
-        (0.99, [0, 1, 3, 4]),
-    ):
+    for amount, gone in ((0, []), (0.2, [1]), (0.5, [1, 4]), (0.6, [0, 1, 4]), (0.99, [0, 1, 3, 4])):
         assert scores.lowest(amount)["1"].tolist() == gone
     assert str(scores).splitlines()[0].split() == ["test", "units", "lowest", "mean", "highest"]
     assert isinstance(scores.plot(), Figure) and "<table" in scores._repr_html_()
@@ -195,9 +184,7 @@ def test_the_norms_prune_as_torch_does(amount):
     assert torch.equal(ours[1].weight, theirs[1].weight)
 
 
-@pytest.mark.parametrize(
-    "model, layer, x", [(NET, "3", X), (CONV, "b", IMAGES)], ids=["fc", "conv"]
-)
+@pytest.mark.parametrize("model, layer, x", [(NET, "3", X), (CONV, "b", IMAGES)], ids=["fc", "conv"])
 @pytest.mark.parametrize("n", [1, 2, float("inf")])
 def test_scores_are_importance_scores_of_torch(model, layer, x, n):
     y = labels(len(x), 3)
@@ -289,9 +276,7 @@ def test_a_kept_bias_moves_into_the_next_one():
 def test_pruning_nothing_changes_nothing(model, x, removed):
     for bias in ("pruned", "kept"):
         same = pruning.prune(model, x, {name: [] for name in removed}, bias=bias)
-        for (name, ours), theirs in zip(
-            same.state_dict().items(), model.state_dict().values(), strict=True
-        ):
+        for (name, ours), theirs in zip(same.state_dict().items(), model.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs), name
         assert same is not model
 
@@ -300,20 +285,14 @@ def test_the_vgg_behind_its_pool_and_flatten():
     network = randomise(models.vgg16_half(), 3).eval()
     x = drawn(2, 3, 32, 32).float()
     layers = [row[0] for row in pruning.units(network, x)]
-    assert layers[0] == "features.0" and layers[-3:] == [
-        "features.40",
-        "classifier.0",
-        "classifier.3",
-    ]
+    assert layers[0] == "features.0" and layers[-3:] == ["features.40", "classifier.0", "classifier.3"]
     assert len(layers) == 15
     removed = pruning.random_scores(network, layers).lowest(0.5)
     small = pruning.prune(network, x, removed)
     close(small(x).detach(), pruning.mask(network, x, removed)(x).detach(), 1e-4)
     assert small.classifier[0].weight.shape == (128, 128 * 49)
     # The small network can be explained, trained and pruned again.
-    assert (
-        klrp.explain(small, x, semiring="boolean", keep=["features.0"])["features.0"].shape[1] == 16
-    )
+    assert klrp.explain(small, x, semiring="boolean", keep=["features.0"])["features.0"].shape[1] == 16
     trained = models.train(small, x, torch.tensor([1, 2]), batch=2, **QUIET)
     again = pruning.prune(trained, x, {"features.0": [0]})
     assert again.features[0].weight.shape[0] == 15 and again.features[1].running_var.shape == (15,)
@@ -390,10 +369,7 @@ def test_curves_are_joined_printed_and_drawn():
 def test_costs_count_what_is_there():
     small = pruning.prune(NET, X, {"1": [0], "3": [0]})
     whole, half = pruning.costs({"whole": NET, "small": small}, X, repeats=2)
-    assert (
-        whole[1] == 6 * 9 + 9 + 9 * 7 + 7 + 7 * 4 + 4
-        and half[1] == 6 * 8 + 8 + 8 * 6 + 6 + 6 * 4 + 4
-    )
+    assert whole[1] == 6 * 9 + 9 + 9 * 7 + 7 + 7 * 4 + 4 and half[1] == 6 * 8 + 8 + 8 * 6 + 6 + 6 * 4 + 4
     assert whole[2] == pytest.approx(whole[1] * 8 / 1000) and half[3] > 0
 
 
@@ -422,10 +398,7 @@ def parametrized():
 
 scores_of = pruning.relevance_scores
 REFUSED = {
-    "a layer that is none": (
-        lambda: scores_of(NET, X, Y, ["2"], **QUIET),
-        "layers: .*among|of 1, 3, 5",
-    ),
+    "a layer that is none": (lambda: scores_of(NET, X, Y, ["2"], **QUIET), "layers: .*among|of 1, 3, 5"),
     "a name alone": (lambda: pruning.norm_scores(NET, "1"), "expected a list"),
     "no layers": (lambda: pruning.random_scores(NET, []), "expected a list"),
     "no images": (lambda: scores_of(NET, X[:0], Y[:0], ["1"], **QUIET), "images: got 0"),
@@ -434,24 +407,15 @@ REFUSED = {
     "the norm": (lambda: pruning.norm_scores(NET, ["1"], p=0), "p: got 0"),
     "no scores of a layer": (lambda: SCORES["l2"]["3"], "layer: '3' has no scores; .*1"),
     "amount": (lambda: SCORES["l2"].lowest(1), r"amount: got 1; .*\[0, 1\)"),
-    "another weight": (
-        lambda: SCORES["l2"].importance("1", NET[3].weight),
-        r"weight: got shape \(7, 9\)",
-    ),
+    "another weight": (lambda: SCORES["l2"].importance("1", NET[3].weight), r"weight: got shape \(7, 9\)"),
     "bias": (lambda: pruning.prune(NET, X, {"1": [0]}, bias="no"), 'bias: got .no.; .*"kept"'),
     "an index": (lambda: pruning.prune(NET, X, {"1": [9]}), r"removed: got \[9\] for 1; .*0..8"),
     "a negative index": (lambda: pruning.mask(NET, X, {"1": [-1]}), r"removed: got \[-1\]"),
     "fractions of units": (lambda: pruning.mask(NET, X, {"1": [0.5]}), r"removed: got \[0.5\]"),
     "all units": (lambda: pruning.prune(NET, X, {"1": range(9)}), "at least one unit"),
     "the outputs": (lambda: pruning.prune(NET, X, {"5": [0]}), "5 makes the network's outputs"),
-    "a residual": (
-        lambda: pruning.prune(RESIDUAL, IMAGES, {"b": [0]}),
-        r"b are read by add \(ADD\)",
-    ),
-    "padding": (
-        lambda: pruning.prune(PADDED, IMAGES, {"a": [0, 1]}, bias="kept"),
-        "bias: .*padding.*mask",
-    ),
+    "a residual": (lambda: pruning.prune(RESIDUAL, IMAGES, {"b": [0]}), r"b are read by add \(ADD\)"),
+    "padding": (lambda: pruning.prune(PADDED, IMAGES, {"a": [0, 1]}, bias="kept"), "bias: .*padding.*mask"),
     "two calls": (lambda: pruning.prune(TWICE, X, {"a": [0]}), "a is not called exactly once"),
     "groups": (lambda: pruning.prune(GROUPED, IMAGES[..., :1, :1], {"a": [0]}), "a has groups"),
     "a weight that is no module's": (lambda: pruning.prune(FREE, X, {"a": [0]}), "no module"),
@@ -479,8 +443,5 @@ def test_curves_refuse_what_they_have_not():
 
 
 def test_units_lists_what_can_be_taken_out():
-    assert [tuple(row) for row in pruning.units(CONV, IMAGES)] == [
-        ("a", "Conv2d", 5, "b"),
-        ("b", "Conv2d", 6, "fc"),
-    ]
+    assert [tuple(row) for row in pruning.units(CONV, IMAGES)] == [("a", "Conv2d", 5, "b"), ("b", "Conv2d", 6, "fc")]
     assert [row[0] for row in pruning.units(RESIDUAL, IMAGES)] == []

@@ -18,7 +18,7 @@ import yaml
 from bs4 import BeautifulSoup
 from run_notebooks import is_current, machine_paths, read
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.stem[:2].isdigit()]  # the others are pages without exercises
@@ -199,9 +199,7 @@ def loaded_addresses(soup):
     for tag in soup.find_all("link", href=True):
         if LOADING_LINKS & set(tag.get("rel", [])):
             yield tag["href"]
-    styles = [t.get_text() for t in soup.find_all("style")] + [
-        t["style"] for t in soup.find_all(style=True)
-    ]
+    styles = [t.get_text() for t in soup.find_all("style")] + [t["style"] for t in soup.find_all(style=True)]
     for style in styles:
         yield from css_addresses(style)
 
@@ -224,10 +222,7 @@ def test_images_in_pages_have_alternative_text(soups):
     for page, soup in soups.items():
         for img in soup.find_all("img"):
             alt = img.get("alt", "").strip()
-            assert alt and not re.search(r"\.(png|jpe?g|svg|gif|webp)$", alt), (
-                page.name,
-                str(img)[:200],
-            )
+            assert alt and not re.search(r"\.(png|jpe?g|svg|gif|webp)$", alt), (page.name, str(img)[:200])
 
 
 def test_internal_links_resolve(soups):
@@ -239,10 +234,7 @@ def test_internal_links_resolve(soups):
                 continue
             path = (page.parent / target.split("?")[0]).resolve() if target else page
             assert path.exists(), (page.name, link["href"])
-            assert not fragment or path not in ids or fragment in ids[path], (
-                page.name,
-                link["href"],
-            )
+            assert not fragment or path not in ids or fragment in ids[path], (page.name, link["href"])
 
 
 PROBE = """<script>

@@ -31,9 +31,7 @@ def narrow(batch_norm=False):
 
 def photo(n=1):
     """Pixels in [0, 1], normalised."""
-    pixels = torch.rand(
-        n, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    pixels = torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return klrp.data.imagenet_normalise(pixels)
 
 
@@ -66,10 +64,7 @@ def test_montavons_rules_from_the_input_up(batch_norm):
 
 def test_montavons_bounds_are_black_and_white_after_the_normalisation():
     first = composites.vgg16_montavon(narrow()).rows[0][1]
-    black, white = (
-        klrp.data.imagenet_normalise(torch.full((3, 1, 1), v, dtype=torch.float64))
-        for v in (0.0, 1.0)
-    )
+    black, white = (klrp.data.imagenet_normalise(torch.full((3, 1, 1), v, dtype=torch.float64)) for v in (0.0, 1.0))
     assert repr(first) == repr(rules.zbox(black, white))
     _, (low, _), (high, _) = first.parts[0].pairs
     x = torch.zeros(3, 1, 1, dtype=torch.float64)
@@ -157,24 +152,16 @@ def test_the_thresholds_correlate_with_the_next_layers_kernel(thresholds, correl
 
 def test_an_input_is_relevant_where_a_path_is_counted():
     model, x = narrow(batch_norm=True), photo(2)
-    few = [
-        t / 5 for t in composites.BOOLEAN_THRESHOLDS
-    ]  # a network of few neurons has larger shares
-    some = klrp.explain(
-        model, x, semiring="boolean", composite=composites.vgg16_boolean(model, few)
-    )
-    paths = klrp.explain(
-        model, x, semiring="counting", composite=composites.vgg16_counting(model, few)
-    )
+    few = [t / 5 for t in composites.BOOLEAN_THRESHOLDS]  # a network of few neurons has larger shares
+    some = klrp.explain(model, x, semiring="boolean", composite=composites.vgg16_boolean(model, few))
+    paths = klrp.explain(model, x, semiring="counting", composite=composites.vgg16_counting(model, few))
     assert 0 < some.input.double().mean() < 1
     assert torch.equal(some.input, paths.input > 0)
 
 
 @pytest.mark.parametrize("name, preset", VGG16.items())
 def test_a_network_that_is_no_vgg16(name, preset):
-    said = (
-        rf"{name}: the model has 2 convolutions and linear layers; expected the 16.*klrp\.Composite"
-    )
+    said = rf"{name}: the model has 2 convolutions and linear layers; expected the 16.*klrp\.Composite"
     with pytest.raises(klrp.KlrpError, match=said):
         preset(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)))
     with pytest.raises(klrp.KlrpError, match=f"{name}: got str; expected a torch.nn.Module"):
@@ -184,9 +171,7 @@ def test_a_network_that_is_no_vgg16(name, preset):
 @pytest.mark.parametrize("name", ["vgg16_boolean", "vgg16_counting"])
 @pytest.mark.parametrize("thresholds", [0.05, [0.05] * 15, [0.05] * 15 + ["high"]])
 def test_other_than_sixteen_thresholds(name, thresholds):
-    with pytest.raises(
-        klrp.KlrpError, match=f"{name}: got thresholds = .*16 numbers|magnitude: got 'high'"
-    ):
+    with pytest.raises(klrp.KlrpError, match=f"{name}: got thresholds = .*16 numbers|magnitude: got 'high'"):
         VGG16[name](narrow(), thresholds)
 
 

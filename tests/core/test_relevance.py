@@ -57,21 +57,11 @@ SEMIRINGS = {
     "real, blocked": (klrp.REAL, lambda d: 1 * d, lambda d: d, False),
     "real, keep": (klrp.REAL, conversions.keep(THETA), lambda d: d if d >= THETA else 0.0, False),
     "boolean": (klrp.BOOLEAN, conversions.threshold(THETA), lambda d: d >= THETA, False),
-    "boolean, magnitude": (
-        klrp.BOOLEAN,
-        conversions.magnitude(THETA),
-        lambda d: abs(d) >= THETA,
-        False,
-    ),
+    "boolean, magnitude": (klrp.BOOLEAN, conversions.magnitude(THETA), lambda d: abs(d) >= THETA, False),
     "boolean, below 0": (klrp.BOOLEAN, conversions.threshold(-THETA), lambda d: d >= -THETA, False),
     "counting": (klrp.COUNTING, conversions.threshold(THETA), lambda d: int(d >= THETA), False),
     "counting, positive": (klrp.COUNTING, conversions.positive(), lambda d: int(d > 0), False),
-    "counting_int": (
-        klrp.COUNTING_INT,
-        conversions.threshold(THETA),
-        lambda d: int(d >= THETA),
-        False,
-    ),
+    "counting_int": (klrp.COUNTING_INT, conversions.threshold(THETA), lambda d: int(d >= THETA), False),
     "viterbi": (klrp.VITERBI, conversions.identity(), lambda d: d, True),
     "tropical": (klrp.TROPICAL, conversions.neglog(), lambda d: -log(d), True),
     "max_plus": (klrp.MAX_PLUS, conversions.log(), log, True),
@@ -101,22 +91,14 @@ class Case:
 
 def conv(spatial, c_in, c_out, kernel, sizes, stride=1, padding=0, dilation=1, groups=1, bias=True):
     torch.manual_seed(7)
-    module = getattr(nn, f"Conv{spatial}d")(
-        c_in, c_out, kernel, stride, padding, dilation, groups, bias=bias
-    )
+    module = getattr(nn, f"Conv{spatial}d")(c_in, c_out, kernel, stride, padding, dilation, groups, bias=bias)
 
     def tuples(value):
         return (value,) * spatial if isinstance(value, int) else tuple(value)
 
     def pairs(case):
         layer = oracle.conv_pairs(
-            module.weight,
-            case.inputs,
-            case.outputs,
-            tuples(stride),
-            tuples(padding),
-            tuples(dilation),
-            groups,
+            module.weight, case.inputs, case.outputs, tuples(stride), tuples(padding), tuples(dilation), groups
         )
         per_channel = math.prod(case.outputs[1:])
         values = module.bias.tolist() if bias else [0.0] * c_out
@@ -132,9 +114,7 @@ def linear(n_in, n_out, between=()):
     def pairs(case):
         one = oracle.linear_pairs(module.weight)
         count = math.prod(between)
-        layer = {
-            p * n_out + k: [(p * n_in + j, w) for j, w in one[k]] for p in range(count) for k in one
-        }
+        layer = {p * n_out + k: [(p * n_in + j, w) for j, w in one[k]] for p in range(count) for k in one}
         return layer, module.bias.tolist() * count
 
     return Case(module, (*between, n_in), pairs)
@@ -146,9 +126,7 @@ def average(module, inputs, divisor=None):
     def tuples(value):
         return (value,) * spatial if isinstance(value, int) else tuple(value)
 
-    kernel, stride, padding = (
-        tuples(v) for v in (module.kernel_size, module.stride, module.padding)
-    )
+    kernel, stride, padding = (tuples(v) for v in (module.kernel_size, module.stride, module.padding))
 
     def divisor_of(o, members):
         if divisor is not None:
@@ -164,9 +142,7 @@ def average(module, inputs, divisor=None):
         def window_of(o):
             return oracle.window(o, kernel, stride, padding, (1,) * spatial, inputs[1:])
 
-        return oracle.pool_pairs(inputs, case.outputs, window_of, divisor_of), [0.0] * math.prod(
-            case.outputs
-        )
+        return oracle.pool_pairs(inputs, case.outputs, window_of, divisor_of), [0.0] * math.prod(case.outputs)
 
     return Case(module, inputs, pairs)
 
@@ -225,9 +201,7 @@ def mean(dims, inputs):
         kept = [axis for axis in range(len(inputs)) if axis + 1 not in dims]
         layer = {}
         for j, position in enumerate(torch.cartesian_prod(*map(torch.arange, inputs)).tolist()):
-            k = oracle.flat_index(
-                [position[axis] for axis in kept], [inputs[axis] for axis in kept]
-            )
+            k = oracle.flat_index([position[axis] for axis in kept], [inputs[axis] for axis in kept])
             layer.setdefault(k, []).append((j, 1 / math.prod(inputs[d - 1] for d in dims)))
         return layer, [0.0] * len(layer)
 
@@ -254,9 +228,7 @@ CASES = {
     "avg_pool2d without padding": lambda: average(
         nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), (2, 5, 7)
     ),
-    "avg_pool2d divisor": lambda: average(
-        nn.AvgPool2d(2, divisor_override=3), (2, 5, 7), divisor=3
-    ),
+    "avg_pool2d divisor": lambda: average(nn.AvgPool2d(2, divisor_override=3), (2, 5, 7), divisor=3),
     "adaptive_avg_pool2d": lambda: adaptive(nn.AdaptiveAvgPool2d((3, 2)), (2, 7, 5)),
     "adaptive_avg_pool2d to 1": lambda: adaptive(nn.AdaptiveAvgPool2d(1), (3, 5, 7)),
     "adaptive_avg_pool2d upwards": lambda: adaptive(nn.AdaptiveAvgPool2d((5, 7)), (2, 3, 2)),
@@ -265,9 +237,7 @@ CASES = {
     "shifted by a constant": lambda: elementwise(
         lambda m, x: x - m.shift, 1.0, -CHANNEL, (3, 5, 7), shift=CHANNEL[None]
     ),
-    "scaled by a constant": lambda: elementwise(
-        lambda m, x: m.scale * x, CHANNEL, 0.0, (3, 5, 7), scale=CHANNEL
-    ),
+    "scaled by a constant": lambda: elementwise(lambda m, x: m.scale * x, CHANNEL, 0.0, (3, 5, 7), scale=CHANNEL),
     "divided by a constant": lambda: elementwise(lambda m, x: x / 4, 0.25, 0.0, (3, 5)),
     "subtracted from a constant": lambda: elementwise(lambda m, x: 2 - x, -1.0, 2.0, (3, 5)),
     "mean": lambda: mean((2, 3), (3, 5, 7)),
@@ -296,9 +266,7 @@ def case_of(geometry):
 def shares_in(geometry, number):
     """The oracle's shares of both samples of a case under the rule of that number."""
     case = case_of(geometry)
-    return [
-        oracle.shares(RULES[number][1], x.flatten().tolist(), case.layer, case.bias) for x in case.x
-    ]
+    return [oracle.shares(RULES[number][1], x.flatten().tolist(), case.layer, case.bias) for x in case.x]
 
 
 def start_for(name, semiring, count, device):
@@ -358,10 +326,7 @@ MAX_POOLS = {
     "max_pool1d": (nn.MaxPool1d(3, 2, 1), (3, 11)),
     "max_pool2d": (nn.MaxPool2d(2), (3, 5, 7)),
     "max_pool2d overlapping": (nn.MaxPool2d(3, 2, 1), (2, 5, 7)),
-    "max_pool2d ceil, dilated": (
-        nn.MaxPool2d((2, 3), 2, 1, dilation=(2, 1), ceil_mode=True),
-        (2, 5, 7),
-    ),
+    "max_pool2d ceil, dilated": (nn.MaxPool2d((2, 3), 2, 1, dilation=(2, 1), ceil_mode=True), (2, 5, 7)),
     "adaptive_max_pool2d": (nn.AdaptiveMaxPool2d((3, 2)), (2, 7, 5)),
 }
 
@@ -388,20 +353,14 @@ def test_a_max_pool_hands_relevance_to_its_winner(pool, name, device):
     outputs = tuple(module(x).shape[1:])
     start = start_for(name, semiring, math.prod(outputs), device)
     network = nn.Sequential(module, nn.Flatten())
-    found = klrp.explain(
-        network, x.to(device), 0, semiring=semiring, start=start, theta=theta, rule=rules.zplus()
-    )
+    found = klrp.explain(network, x.to(device), 0, semiring=semiring, start=start, theta=theta, rule=rules.zplus())
     for i in range(N):
-        winners = oracle.winner_pairs(
-            x[i].flatten().tolist(), inputs, outputs, max_windows(module, inputs, outputs)
-        )
+        winners = oracle.winner_pairs(x[i].flatten().tolist(), inputs, outputs, max_windows(module, inputs, outputs))
         below = [py_semiring.zero] * math.prod(inputs)
         r = [tuple(v) if semiring.shape else v for v in start[i].tolist()]
         for k, j in winners.items():
             below[j] = py_semiring.add(below[j], r[k])
-        assert_same(
-            found.input[i].cpu(), as_tensor(below, found.input).reshape(found.input[i].shape)
-        )
+        assert_same(found.input[i].cpu(), as_tensor(below, found.input).reshape(found.input[i].shape))
 
 
 @pytest.mark.parametrize("pool", MAX_POOLS)
@@ -414,14 +373,10 @@ def test_as_average_shares_a_max_pool_as_an_average_pool_would(pool, device):
     network = nn.Sequential(module, nn.Flatten())
     composite = klrp.Composite([(type(module), rules.as_average(), None)])
     found = klrp.explain(network, x.to(device), 0, composite=composite, start=start).input.cpu()
-    layer = oracle.pool_pairs(
-        inputs, outputs, max_windows(module, inputs, outputs), lambda o, m: len(m)
-    )
+    layer = oracle.pool_pairs(inputs, outputs, max_windows(module, inputs, outputs), lambda o, m: len(m))
     for i in range(N):
         d = oracle.shares(oracle.lrp0(), x[i].flatten().tolist(), layer, [0.0] * len(layer))
-        expected = oracle.propagate(
-            d, start[i].tolist(), math.prod(inputs), oracle.SEMIRINGS["real"], lambda d: d
-        )
+        expected = oracle.propagate(d, start[i].tolist(), math.prod(inputs), oracle.SEMIRINGS["real"], lambda d: d)
         assert_same(found[i], as_tensor(expected, found).reshape(found[i].shape))
 
 
@@ -447,11 +402,7 @@ def test_mass_is_the_largest_threshold_that_keeps_the_fraction(geometry, fractio
             carried, theta = carried + v, v
         theta *= 1 - 1e-6  # the package's shares may differ by rounding
         expected = oracle.propagate(
-            d,
-            relevant,
-            math.prod(case.inputs),
-            oracle.SEMIRINGS["boolean"],
-            lambda d, t=theta: d >= t,
+            d, relevant, math.prod(case.inputs), oracle.SEMIRINGS["boolean"], lambda d, t=theta: d >= t
         )
         assert torch.equal(found[i].flatten(), torch.tensor(expected))
 
@@ -465,9 +416,7 @@ def test_the_size_of_blocks_changes_nothing(name, memory):
     start = start_for(name, semiring, math.prod(case.outputs), "cpu")
     network = case.network()
     whole, cut = (
-        klrp.explain(
-            network, case.x, 0, semiring=semiring, rule=rule, theta=theta, start=start, memory=m
-        ).input
+        klrp.explain(network, case.x, 0, semiring=semiring, rule=rule, theta=theta, start=start, memory=m).input
         for m in (64 << 20, memory)
     )
     assert_same(cut, whole)

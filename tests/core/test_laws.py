@@ -22,11 +22,7 @@ class Graph(nn.Module):
         torch.manual_seed(seed)
         self.plan = plan
         self.layers = nn.ModuleDict(
-            {
-                str(n): nn.Linear(widths[reads[0]], widths[n + 1])
-                for n, (op, reads) in enumerate(plan)
-                if op == "linear"
-            }
+            {str(n): nn.Linear(widths[reads[0]], widths[n + 1]) for n, (op, reads) in enumerate(plan) if op == "linear"}
         )
 
     def forward(self, x):
@@ -55,10 +51,9 @@ def graphs(draw):
             reads.append(draw(st.sampled_from(same)))
         if operation == "cat":
             reads.append(draw(st.integers(0, len(widths) - 1)))
-        width = {
-            "linear": draw(st.sampled_from([2, 3, 5])),
-            "cat": sum(widths[i] for i in reads),
-        }.get(operation, widths[reads[0]])
+        width = {"linear": draw(st.sampled_from([2, 3, 5])), "cat": sum(widths[i] for i in reads)}.get(
+            operation, widths[reads[0]]
+        )
         plan.append((operation, tuple(reads)))
         widths.append(width)
     plan.append(("linear", (len(widths) - 1,)))
@@ -82,9 +77,7 @@ def loop(net, widths, x, target, semiring, rule, theta):
     relevance[-1][target] = semiring.one
 
     def join(i, below):
-        relevance[i] = [
-            semiring.add(old, new) for old, new in zip(relevance[i], below, strict=True)
-        ]
+        relevance[i] = [semiring.add(old, new) for old, new in zip(relevance[i], below, strict=True)]
 
     for n in reversed(range(len(net.plan))):
         operation, reads = net.plan[n]
@@ -96,12 +89,7 @@ def loop(net, widths, x, target, semiring, rule, theta):
             join(reads[1], r[widths[reads[0]] :])
         elif operation == "linear":
             layer = net.layers[str(n)]
-            d = oracle.shares(
-                rule,
-                values[reads[0]].tolist(),
-                oracle.linear_pairs(layer.weight),
-                layer.bias.tolist(),
-            )
+            d = oracle.shares(rule, values[reads[0]].tolist(), oracle.linear_pairs(layer.weight), layer.bias.tolist())
             join(reads[0], oracle.propagate(d, r, widths[reads[0]], semiring, theta))
         else:  # the two terms of a sum are the lower neurons
             a, b = values[reads[0]].tolist(), values[reads[1]].tolist()
@@ -116,26 +104,11 @@ def loop(net, widths, x, target, semiring, rule, theta):
 
 SETTINGS = {
     klrp.REAL: (rules.epsilon(0.01), oracle.epsilon(0.01), conversions.identity(), lambda d: d),
-    klrp.BOOLEAN: (
-        rules.epsilon(),
-        oracle.epsilon(1e-9),
-        conversions.threshold(THETA),
-        lambda d: d >= THETA,
-    ),
-    klrp.COUNTING: (
-        rules.zplus(),
-        oracle.zplus(),
-        conversions.threshold(THETA),
-        lambda d: int(d >= THETA),
-    ),
+    klrp.BOOLEAN: (rules.epsilon(), oracle.epsilon(1e-9), conversions.threshold(THETA), lambda d: d >= THETA),
+    klrp.COUNTING: (rules.zplus(), oracle.zplus(), conversions.threshold(THETA), lambda d: int(d >= THETA)),
     klrp.VITERBI: (rules.max_share(), oracle.max_share(), conversions.identity(), lambda d: d),
     klrp.LUKASIEWICZ: (rules.max_share(), oracle.max_share(), conversions.identity(), lambda d: d),
-    klrp.LOG: (
-        rules.zplus(),
-        oracle.zplus(),
-        conversions.log(),
-        lambda d: math.log(d) if d > 0 else -math.inf,
-    ),
+    klrp.LOG: (rules.zplus(), oracle.zplus(), conversions.log(), lambda d: math.log(d) if d > 0 else -math.inf),
 }
 
 
@@ -148,16 +121,12 @@ def test_on_random_graphs_explain_equals_the_loop(graph, semiring, target):
     found = klrp.explain(net, x, target, semiring=semiring, rule=rule, theta=theta).input
     for i in range(2):
         with torch.no_grad():
-            expected = loop(
-                net, widths, x[i], target, oracle.SEMIRINGS[semiring.name], py_rule, py_theta
-            )
+            expected = loop(net, widths, x[i], target, oracle.SEMIRINGS[semiring.name], py_rule, py_theta)
         expected = torch.tensor(expected, dtype=found.dtype)
         finite = expected.isfinite() if found.is_floating_point() else expected == expected
         assert torch.equal(found[i][~finite], expected[~finite])
         scale = max(1.0, float(expected[finite].double().abs().max())) if finite.any() else 1.0
-        assert torch.allclose(
-            found[i][finite].double(), expected[finite].double(), rtol=1e-9, atol=1e-9 * scale
-        )
+        assert torch.allclose(found[i][finite].double(), expected[finite].double(), rtol=1e-9, atol=1e-9 * scale)
 
 
 @settings(max_examples=40, deadline=None)
@@ -203,12 +172,7 @@ def test_the_exponential_of_log_is_the_reals_under_zplus(graph):
 def test_the_reals_balance_at_every_step(graph):
     net, widths = graph
     x = torch.randn(3, widths[0], dtype=torch.float64)
-    for rule in (
-        rules.lrp0(),
-        rules.epsilon(0.1, std=0.2),
-        rules.gamma(0.3),
-        rules.alpha_beta(2, 1),
-    ):
+    for rule in (rules.lrp0(), rules.epsilon(0.1, std=0.2), rules.gamma(0.3), rules.alpha_beta(2, 1)):
         for entry in klrp.explain(net, x, rule=rule).conservation().values():
             scale = 1 + sum(v.abs() for v in entry).max()
             assert bool((entry.error.abs() <= 1e-9 * scale).all())

@@ -9,17 +9,7 @@ from torch import nn
 import klrp
 from klrp import conversions, rules
 
-NAMES = [
-    "real",
-    "boolean",
-    "counting",
-    "viterbi",
-    "tropical",
-    "max_plus",
-    "log",
-    "fuzzy",
-    "lukasiewicz",
-]
+NAMES = ["real", "boolean", "counting", "viterbi", "tropical", "max_plus", "log", "fuzzy", "lukasiewicz"]
 
 
 def linear(weight, dtype=torch.float32):
@@ -32,9 +22,7 @@ def linear(weight, dtype=torch.float32):
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_gives_what_single_precision_gives(name, dtype, device):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(45, 5)).to(
-        device, dtype
-    )
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(45, 5)).to(device, dtype)
     x = torch.randn(2, 2, 7, 5, dtype=dtype, device=device)
     half = klrp.explain(net, x, 0, semiring=name).input
     assert not half.double().isnan().any()
@@ -49,13 +37,9 @@ def test_a_share_of_zero_is_not_relevant_in_half_precision():
     assert counts.tolist() == [[1.0, 0.0, 1.0]]
 
 
-@pytest.mark.parametrize(
-    "theta", [conversions.identity(), lambda d: 1 * d], ids=["gradient", "blocked"]
-)
+@pytest.mark.parametrize("theta", [conversions.identity(), lambda d: 1 * d], ids=["gradient", "blocked"])
 def test_a_sum_too_small_for_a_float_counts_as_zero(theta):
-    relevance = klrp.explain(
-        linear([[1e-20, 1.0]]), torch.tensor([[1e-20, 0.0]]), 0, rule=rules.lrp0(), theta=theta
-    )
+    relevance = klrp.explain(linear([[1e-20, 1.0]]), torch.tensor([[1e-20, 0.0]]), 0, rule=rules.lrp0(), theta=theta)
     assert relevance.input.tolist() == [[0.0, 0.0]]
 
 
@@ -84,9 +68,7 @@ def test_counts_stop_at_the_largest_float_and_are_said_to_be_inexact():
 @pytest.mark.parametrize("counts, exact", [([2.0**52, 1.0], True), ([2.0**53, 1.0], False)])
 def test_exact_says_when_a_count_may_have_been_rounded(counts, exact):
     start = torch.tensor([counts], dtype=torch.float64)
-    relevance = klrp.explain(
-        linear([[1.0], [1.0]]), torch.ones(1, 1), 0, semiring="counting", start=start
-    )
+    relevance = klrp.explain(linear([[1.0], [1.0]]), torch.ones(1, 1), 0, semiring="counting", start=start)
     assert relevance.exact is exact
 
 
@@ -101,9 +83,7 @@ def test_lukasiewicz_keeps_what_is_small():
 
 
 def test_a_semiring_of_float32_obeys_its_laws_to_float32s_rounding():
-    reals = klrp.Semiring(
-        "float32", 0.0, 1.0, lambda x, dim: x.sum(dim), torch.mul, dtype=torch.float32
-    )
+    reals = klrp.Semiring("float32", 0.0, 1.0, lambda x, dim: x.sum(dim), torch.mul, dtype=torch.float32)
     assert klrp.check_laws(reals, torch.tensor([0.1, 0.7, -1.3])) is None
 
 
@@ -143,7 +123,7 @@ def test_what_mixes_samples_is_refused(function):
 
 
 def test_the_account_of_steps_that_only_move_finds_a_mistake(monkeypatch):
-    from klrp.operations import Rearrange
+    from klrp.network.moves import Rearrange
 
     net = Net(lambda net, x: net.fc(x.flip(1)), fc=nn.Linear(5, 2))
     x = torch.randn(3, 5)
@@ -154,10 +134,7 @@ def test_the_account_of_steps_that_only_move_finds_a_mistake(monkeypatch):
 
 
 def test_what_constants_receive_is_lost_and_nothing_else():
-    net = Net(
-        lambda net, x: net.fc(torch.cat([x, torch.ones_like(x)], 1)),
-        fc=nn.Linear(10, 2, bias=False),
-    )
+    net = Net(lambda net, x: net.fc(torch.cat([x, torch.ones_like(x)], 1)), fc=nn.Linear(10, 2, bias=False))
     account = klrp.explain(net, torch.randn(3, 5), rule=rules.lrp0()).conservation()["cat"]
     assert float(account.error.abs().max()) < 1e-5
     assert float(account.lost.abs().min()) > 0
@@ -172,11 +149,7 @@ def test_constants_at_the_input_do_not_hide_the_first_layer():
 
 
 def test_bounds_of_the_input_are_refused_where_a_hidden_activation_enters():
-    net = Net(
-        lambda net, x: net.fc(x + torch.relu(net.first(x))),
-        first=nn.Linear(5, 5),
-        fc=nn.Linear(5, 2),
-    )
+    net = Net(lambda net, x: net.fc(x + torch.relu(net.first(x))), first=nn.Linear(5, 5), fc=nn.Linear(5, 2))
     composite = klrp.Composite([(klrp.FIRST, rules.zbox(-1.0, 1.0), None)])
     with pytest.raises(klrp.KlrpError, match="add; its bounds hold for the input only"):
         klrp.explain(net, torch.rand(2, 5), composite=composite)
@@ -186,10 +159,7 @@ def test_a_memory_format_changes_nothing():
     net = Net(lambda net, x: net.fc(torch.relu(net.conv(x)).view(x.size(0), -1)),
               conv=nn.Conv2d(3, 5, 3), fc=nn.Linear(5 * 5 * 9, 2))  # fmt: skip
     x = torch.randn(2, 3, 7, 11)
-    rows, channels = (
-        klrp.explain(net, x),
-        klrp.explain(net, x.to(memory_format=torch.channels_last)),
-    )
+    rows, channels = (klrp.explain(net, x), klrp.explain(net, x.to(memory_format=torch.channels_last)))
     assert torch.equal(rows.input, channels.input)
 
 
@@ -255,9 +225,7 @@ class Centre(nn.Module):
 
 def test_a_function_without_a_rule_is_named_so_that_it_can_be_pasted():
     net = nn.Sequential(nn.Linear(5, 5), Centre(), nn.Linear(5, 2))
-    with pytest.raises(
-        klrp.KlrpError, match=r"register\(torch\.cumsum, like=torch\.relu\).*whole of Centre"
-    ):
+    with pytest.raises(klrp.KlrpError, match=r"register\(torch\.cumsum, like=torch\.relu\).*whole of Centre"):
         klrp.explain(net, torch.randn(2, 5))
 
 

@@ -137,9 +137,7 @@ def test_keep_log_and_neglog_send_what_they_drop_to_zero():
 
 
 def test_a_number_is_no_element_of_a_semiring_with_axes():
-    pair = klrp.Semiring(
-        "pair", [0.0, 0.0], [1.0, 1.0], lambda x, dim: x.sum(dim), torch.mul, shape=(2,)
-    )
+    pair = klrp.Semiring("pair", [0.0, 0.0], [1.0, 1.0], lambda x, dim: x.sum(dim), torch.mul, shape=(2,))
     for theta in (conversions.identity(), conversions.keep(0.1), conversions.log()):
         with pytest.raises(klrp.KlrpError, match="has the shape"):
             theta(D, pair)
@@ -152,9 +150,7 @@ def test_a_threshold_takes_a_single_share():
 
 
 def test_a_threshold_gives_the_elements_of_a_boolean_semiring_whose_zero_is_true():
-    dual = klrp.Semiring(
-        "all", True, False, lambda x, dim: x.all(dim), torch.logical_or, (0, 1), dtype=torch.bool
-    )
+    dual = klrp.Semiring("all", True, False, lambda x, dim: x.all(dim), torch.logical_or, (0, 1), dtype=torch.bool)
     klrp.check_laws(dual, torch.tensor([True, False]))
     settings = {"rule": rules.epsilon(), "theta": conversions.threshold(0.1)}
     for name, map in klrp.explain(NET, X, semiring=dual, **settings).items():

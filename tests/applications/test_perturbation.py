@@ -10,17 +10,7 @@ from torch import nn
 import klrp
 from klrp import perturbation, plot
 from klrp.errors import KlrpError
-from klrp.perturbation import (
-    NOISES,
-    attack_maps,
-    blur,
-    bootstrap,
-    flip,
-    learned_mask,
-    replace,
-    scores,
-    zones,
-)
+from klrp.perturbation import NOISES, attack_maps, blur, bootstrap, flip, learned_mask, replace, scores, zones
 
 QUIET = dict(progress=False)
 
@@ -129,10 +119,7 @@ def test_a_perturbation_of_nothing_changes_nothing(task):
 def test_the_batch_size_changes_nothing(task, noise):
     model, images, labels = task
     maps = {"ties": random_map(images) > 0, "constant": torch.zeros(7, 6)}
-    one, other = (
-        flip(model, images, labels, maps, noise=noise, score="logit", batch=b, **QUIET)
-        for b in (13, 4)
-    )
+    one, other = (flip(model, images, labels, maps, noise=noise, score="logit", batch=b, **QUIET) for b in (13, 4))
     for name in maps:
         torch.testing.assert_close(one.most[name], other.most[name])
         torch.testing.assert_close(one.least[name], other.least[name])
@@ -477,9 +464,7 @@ def test_flip_is_pixel_flipping_of_quantus():
     torch.manual_seed(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(42, 9), nn.ReLU(), nn.Linear(9, 5)).eval()
     map = random_map(images).float()
-    metric = quantus.PixelFlipping(
-        features_in_step=6, perturb_baseline="black", normalise=False, disable_warnings=True
-    )
+    metric = quantus.PixelFlipping(features_in_step=6, perturb_baseline="black", normalise=False, disable_warnings=True)
     arrays = dict(x_batch=images.numpy(), y_batch=labels.numpy(), a_batch=map[:, None].numpy())
     theirs = metric(model=model, device="cpu", **arrays)
     ours = flip(model, images, labels, {"m": map}, steps=7, score="probability", **QUIET)

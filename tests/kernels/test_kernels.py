@@ -33,11 +33,7 @@ SETTINGS = {
 NETS = {
     "stride and dilation": (
         (3, 3, 23, 19),
-        lambda: [
-            nn.Conv2d(3, 7, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(7, 19, 3, dilation=2),
-        ],
+        lambda: [nn.Conv2d(3, 7, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(7, 19, 3, dilation=2)],
     ),
     "groups and point": (
         (2, 6, 7, 5),
@@ -47,10 +43,7 @@ NETS = {
     "depthwise": ((2, 7, 7, 5), lambda: [nn.Conv2d(7, 7, 3, groups=7), nn.ReLU(), nn.MaxPool2d(2)]),
     "one axis": ((3, 5, 13), lambda: [nn.Conv1d(5, 11, 3, stride=2, padding="valid"), nn.SiLU()]),
     "same": ((3, 5, 6), lambda: [nn.Conv1d(5, 11, 4, padding="same"), nn.ReLU()]),
-    "pools": (
-        (2, 3, 11, 13),
-        lambda: [nn.Conv2d(3, 5, 3), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 1)],
-    ),
+    "pools": ((2, 3, 11, 13), lambda: [nn.Conv2d(3, 5, 3), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 1)]),
     "linear": ((5, 131), lambda: [nn.Linear(131, 67), nn.ReLU(), nn.Linear(67, 11), nn.ReLU()]),
 }
 
@@ -165,9 +158,7 @@ def test_sums_of_logarithms_by_the_gradient(dtype, rule, monkeypatch):
     fast = klrp.explain(net, x, **settings)
     monkeypatch.setattr(contraction.gradient, "contract_logs", lambda *_: None)
     slow = klrp.explain(net, x, **settings)
-    tolerance = (
-        {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
-    )
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
     for step, map in fast.items():
         assert map.dtype == slow[step].dtype
         torch.testing.assert_close(map, slow[step], **tolerance)
@@ -266,9 +257,7 @@ def test_kernel_for_names_the_kernel_and_the_reason():
 
     assert kernels(net, x, semiring="log")["0"] == "gradient"
     assert "threshold" in reason(semiring="counting", theta=lambda d: d > 0)
-    assert "the threshold is not positive" in reason(
-        semiring="boolean", theta=conversions.threshold(0)
-    )
+    assert "the threshold is not positive" in reason(semiring="boolean", theta=conversions.threshold(0))
     assert "Θ = threshold" in reason(semiring="boolean", theta=lambda d: d > 0)
     assert "more than one product" in reason(semiring="viterbi", rule=rules.zplus())
     assert "may leave [0, 1]" in reason(semiring="viterbi", rule=rules.lrp0())
@@ -284,9 +273,7 @@ def test_kernel_for_without_numba(monkeypatch):
 
 
 def test_a_hint_brings_the_fast_kernel_to_a_semiring_of_ones_own():
-    own = klrp.Semiring(
-        "mine", 0.0, 1.0, lambda x, dim: x.amax(dim), torch.mul, (0, 1), fused="max,mul"
-    )
+    own = klrp.Semiring("mine", 0.0, 1.0, lambda x, dim: x.amax(dim), torch.mul, (0, 1), fused="max,mul")
     net, x = network("groups and point", torch.float64)
     settings = {"rule": rules.max_share(), "theta": conversions.identity()}
     assert "lists" in kernels(net, x, semiring=own, **settings).values()
@@ -305,9 +292,7 @@ def test_behind_a_relu_zplus_is_one_product():
 @pytest.mark.parametrize("dtype, size", [(torch.float32, 1.7e9), (torch.float64, 1e18)])
 @pytest.mark.parametrize("semiring", ["boolean", "counting"])
 @pytest.mark.parametrize("theta", [conversions.positive(), conversions.threshold(1e-30)], ids=str)
-def test_large_activations_do_not_bring_the_least_share_down_to_zero(
-    theta, semiring, dtype, size, monkeypatch
-):
+def test_large_activations_do_not_bring_the_least_share_down_to_zero(theta, semiring, dtype, size, monkeypatch):
     net, x = network("linear", dtype)
     net[0].weight.data[::3] = 0  # a share of zero reaches no threshold
     settings = {"semiring": semiring, "rule": rules.lrp0(), "theta": theta}

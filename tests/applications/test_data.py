@@ -24,9 +24,7 @@ from klrp.errors import KlrpError
 
 GIVEN = os.environ.get("KLRP_DATA", "none")
 REAL = Path(GIVEN if GIVEN else "none").expanduser()
-needs_mnist = pytest.mark.skipif(
-    not (REAL / "MNIST" / "raw").is_dir(), reason="KLRP_DATA holds no MNIST/raw"
-)
+needs_mnist = pytest.mark.skipif(not (REAL / "MNIST" / "raw").is_dir(), reason="KLRP_DATA holds no MNIST/raw")
 SQUEEZENET = REAL / "weights" / "squeezenet1_1_imagenet_fp32.pth"
 SQUEEZENET_SHA256 = "d9f2bb067776f3b3498d68f0932d478846c5c308709771c679084900f4a7fa2f"
 
@@ -136,9 +134,7 @@ def test_embedded_split_is_fixed_stratified_and_complete():
     assert (nearest == d.test_labels).float().mean() > 0.85
 
 
-def test_mnist_is_unpacked_from_the_folder_into_the_cache(
-    small_mnist, cache, asked, monkeypatch, capsys
-):
+def test_mnist_is_unpacked_from_the_folder_into_the_cache(small_mnist, cache, asked, monkeypatch, capsys):
     monkeypatch.setenv("KLRP_DATA", str(small_mnist))
     before = files(small_mnist)
     d = data.digits()
@@ -186,9 +182,7 @@ def test_damaged_mnist_is_named(small_mnist, cache, asked, monkeypatch, damage):
         path.write_bytes(whole[:-7])
     md5 = hashlib.md5(whole).hexdigest()
     came = rf"has md5 \w{{32}} \({len(whole) - 7} bytes\)" if damage == "cut off" else "is missing"
-    with pytest.raises(
-        KlrpError, match=rf"{path.name} {came}; MNIST's has md5 {md5}. Fetch the file"
-    ):
+    with pytest.raises(KlrpError, match=rf"{path.name} {came}; MNIST's has md5 {md5}. Fetch the file"):
         data.digits()
     assert not cache.exists() and asked == []
 
@@ -357,13 +351,9 @@ def small_imagenette(tmp_path, monkeypatch):
     return tmp_path / "imagenette2-160"
 
 
-@pytest.mark.parametrize(
-    "per_class, chosen", [(1, [2]), (2, [1, 3]), (3, [0, 2, 3]), (4, [0, 1, 2, 3])]
-)
+@pytest.mark.parametrize("per_class, chosen", [(1, [2]), (2, [1, 3]), (3, [0, 2, 3]), (4, [0, 1, 2, 3])])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_imagenette_is_spread_evenly_in_the_order_of_names(
-    small_imagenette, capsys, split, per_class, chosen
-):
+def test_imagenette_is_spread_evenly_in_the_order_of_names(small_imagenette, capsys, split, per_class, chosen):
     photos = data.imagenette(split, per_class=per_class, size=6)
     labels = [c for c in range(10) for _ in chosen]
     assert photos.labels.tolist() == labels and photos.labels.dtype == torch.int64
@@ -379,9 +369,7 @@ def test_imagenette_is_spread_evenly_in_the_order_of_names(
     )
 
 
-def test_without_imagenette_there_are_crops_of_the_embedded_photographs(
-    tmp_path, monkeypatch, capsys
-):
+def test_without_imagenette_there_are_crops_of_the_embedded_photographs(tmp_path, monkeypatch, capsys):
     photos = data.imagenette(per_class=3, size=40)
     assert photos.images.shape == (6, 3, 40, 40) and photos.labels.tolist() == [4, 4, 4, -1, -1, -1]
     assert (photos.source, photos.shareable) == ("scikit-learn", True)
@@ -417,9 +405,7 @@ def test_damaged_imagenette(small_imagenette):
         data.imagenette(per_class=1, size=6)
 
 
-@pytest.mark.skipif(
-    not (REAL / "imagenette2-160").is_dir(), reason="KLRP_DATA holds no imagenette2-160"
-)
+@pytest.mark.skipif(not (REAL / "imagenette2-160").is_dir(), reason="KLRP_DATA holds no imagenette2-160")
 def test_the_real_imagenette_has_torchvisions_classes(monkeypatch):
     monkeypatch.setenv("KLRP_DATA", GIVEN)
     photos = data.imagenette("train", per_class=1, size=32)
@@ -431,9 +417,7 @@ def test_the_real_imagenette_has_torchvisions_classes(monkeypatch):
 def test_imagenet_normalise_agrees_with_torchvision():
     x = torch.rand(2, 3, 5, 7, dtype=torch.float64)
     transform = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.transforms()
-    expected = (x - x.new_tensor(transform.mean)[:, None, None]) / x.new_tensor(transform.std)[
-        :, None, None
-    ]
+    expected = (x - x.new_tensor(transform.mean)[:, None, None]) / x.new_tensor(transform.std)[:, None, None]
     torch.testing.assert_close(data.imagenet_normalise(x), expected)
     torch.testing.assert_close(data.imagenet_normalise(x[0]), expected[0])
 

@@ -155,9 +155,7 @@ def test_the_rank_of_a_quantile_is_exact():
 
 
 def test_elements_with_axes_are_ranked_by_their_score(task):
-    pairs = klrp.Semiring(
-        "pairs", [0.0, 0.0], [1.0, 1.0], lambda x, dim: x.amax(dim), torch.mul, shape=(2,)
-    )
+    pairs = klrp.Semiring("pairs", [0.0, 0.0], [1.0, 1.0], lambda x, dim: x.amax(dim), torch.mul, shape=(2,))
     maps = torch.rand(4, 3, 2, dtype=torch.float64)
     maps[1, 1] = 0
     found = masks.from_maps(maps, torch.zeros(4, dtype=torch.int64), semiring=pairs)
@@ -172,9 +170,7 @@ def test_a_table_and_pictures(task):
     assert [line.split()[0] for line in lines[1:]] == ["0", "1", "2", "4", "all"]
     part = found.map("or", 2).double().mean()
     assert found.table[2][3] == pytest.approx(float(part)) and "<table>" in found._repr_html_()
-    assert [ax.get_title() for ax in found.plot().axes[:5]] == [
-        f"class {k}" for k in (0, 1, 2, 4)
-    ] + ["all"]
+    assert [ax.get_title() for ax in found.plot().axes[:5]] == [f"class {k}" for k in (0, 1, 2, 4)] + ["all"]
     hidden = collect(task, step="2", **SETTINGS["boolean"]).plot("or", [1])
     assert len([ax for ax in hidden.axes if ax.images]) == 2
     plt.close("all")
@@ -209,9 +205,7 @@ def test_masked_leaves_the_model_alone_and_shares_its_weights(task):
     network = masks.masked(model, torch.zeros(7, dtype=torch.bool), "1.0")
     assert model.training and not any(m.training for m in network.modules())
     assert type(model[1][0]) is nn.Linear
-    assert {p.data_ptr() for p in network.parameters()} == {
-        p.data_ptr() for p in model.parameters()
-    }
+    assert {p.data_ptr() for p in network.parameters()} == {p.data_ptr() for p in model.parameters()}
     assert (network(torch.rand(2, 6)) == 0).all()
 
 
@@ -241,18 +235,14 @@ def test_curves_are_accuracies_of_masked_networks(task):
     assert "±" in str(found) and "<table>" in found._repr_html_()
     drawn = found.plot().axes[0].lines[1].get_ydata()
     assert torch.allclose(torch.as_tensor(drawn), found.accuracy["other"].mean(0))
-    single = masks.curves(
-        networks[:1], task.x, task.y, {"one": ranked["one"][:1]}, kept, progress=False
-    )
+    single = masks.curves(networks[:1], task.x, task.y, {"one": ranked["one"][:1]}, kept, progress=False)
     assert single.table[2][1] == f"{100 * found.accuracy['one'][0, 2]:.1f}"
     single.plot()
     plt.close("all")
 
 
 def test_curves_on_hidden_neurons(task):
-    found = masks.curves(
-        [task.model], task.x, task.y, {"r": [torch.arange(7)]}, [3 / 7], step="2", progress=False
-    )
+    found = masks.curves([task.model], task.x, task.y, {"r": [torch.arange(7)]}, [3 / 7], step="2", progress=False)
     alone = masks.masked(task.model, torch.arange(7) >= 4, "2")
     assert found.accuracy["r"].item() == models.accuracy(alone, task.x, task.y)
 
@@ -314,12 +304,8 @@ def test_what_map_refuses(task):
 
 def test_masks_that_do_not_fit(task):
     everything = torch.ones(2, 3, dtype=torch.bool)
-    refused(
-        "mask: got torch.float32; expected torch.bool", masks.masked, task.model, torch.ones(2, 3)
-    )
-    refused(
-        "no module 'x'; expected input or one of 0, 1", masks.masked, task.model, everything, "x"
-    )
+    refused("mask: got torch.float32; expected torch.bool", masks.masked, task.model, torch.ones(2, 3))
+    refused("no module 'x'; expected input or one of 0, 1", masks.masked, task.model, everything, "x")
     wrong = masks.masked(task.model, everything.T)
     refused(r"mask: got shape \(3, 2\); expected that of the neurons, \(2, 3\)", wrong, task.x)
     refused("scores: got NaN", masks.top, torch.tensor([math.nan]), 0.5)

@@ -140,9 +140,7 @@ def test_pictures_take_grey_and_colour():
 
 @pytest.mark.parametrize("photo", [torch.full((3, 1, 3), 0.5), torch.full((1, 3), 0.5)])
 def test_an_overlay_colours_the_grey_photograph_where_something_is_relevant(photo):
-    rgb = torch.as_tensor(
-        plot.overlay(photo, torch.tensor([[1.0, -1.0, 0.0]])).images[0].get_array()
-    )
+    rgb = torch.as_tensor(plot.overlay(photo, torch.tensor([[1.0, -1.0, 0.0]])).images[0].get_array())
     assert is_red(rgb[0, 0]) and is_blue(rgb[0, 1])
     assert torch.allclose(rgb[0, 2], rgb[0, 2, 0]) and rgb[0, 2, 0] >= 0.5
     found = plot.overlay(photo, torch.tensor([[True, True, False]]))
@@ -220,10 +218,7 @@ ERRORS = [
     (lambda: plot.heatmap(torch.rand(0, 4)), r"map: got shape \(0, 4\); expected \[H, W\]"),
     (lambda: plot.heatmap(NAN), "map: got NaN at 6 of 6 values; expected numbers"),
     (lambda: plot.overlay(SIGNED.abs() / 2, NAN), "map: got NaN"),
-    (
-        lambda: plot.heatmap(SIGNED, channels="mean"),
-        "channels: got 'mean'; expected one of sum, or",
-    ),
+    (lambda: plot.heatmap(SIGNED, channels="mean"), "channels: got 'mean'; expected one of sum, or"),
     (lambda: plot.join_channels(SIGNED, "or"), r"map: got shape \(2, 3\); expected \[C, H, W\]"),
     (lambda: plot.heatmap(SIGNED, limit=0), "limit: got 0; expected a number > 0. Leave it out"),
     (lambda: plot.heatmap(relevance(SIGNED[None]), index=1), "index: got 1; expected a sample"),

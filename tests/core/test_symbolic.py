@@ -78,9 +78,9 @@ def test_a_polynomial_evaluated_is_the_direct_propagation(graph):
     formulas = symbolic.explain(
         net, x, 0, theta=variable, zero=sympy.Integer(0), one=sympy.Integer(1), rule=rules.zplus()
     ).input
-    counts = klrp.explain(
-        net, x, 0, semiring="counting", rule=rules.zplus(), theta=conversions.threshold(THETA)
-    ).input[0]
+    counts = klrp.explain(net, x, 0, semiring="counting", rule=rules.zplus(), theta=conversions.threshold(THETA)).input[
+        0
+    ]
     kept = klrp.explain(net, x, 0, rule=rules.zplus(), theta=conversions.keep(THETA)).input[0]
     for formula, count, amount in zip(formulas, counts.tolist(), kept.tolist(), strict=True):
         assert float(formula.subs({v: 1 for v in values})) == count
@@ -97,9 +97,7 @@ def test_convolutions_pools_and_moves_are_walked_too():
     pooled = klrp.Composite([(nn.MaxPool2d, rules.as_average(), None)])
     for composite in (None, pooled):
         fast = klrp.explain(net, x, 1, composite=composite)
-        slow = symbolic.explain(
-            net, x, 1, theta=lambda d, edge: d, zero=0.0, one=1.0, composite=composite
-        )
+        slow = symbolic.explain(net, x, 1, theta=lambda d, edge: d, zero=0.0, one=1.0, composite=composite)
         for step in fast:
             assert slow[step].shape == tuple(fast[step].shape[1:])
             assert_same(slow[step], fast[step])
@@ -116,9 +114,7 @@ class Clause(frozenset):
 
 
 def test_a_class_with_plus_and_times_of_its_own_is_enough():
-    net = nn.Sequential(
-        nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False)
-    ).double()
+    net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False)).double()
     net[0].weight.data = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
     net[2].weight.data = torch.tensor([[1.0, 1.0, -1.0]], dtype=torch.float64)
     zero, one = Clause(), Clause([frozenset()])
@@ -138,6 +134,4 @@ def test_one_sample_at_a_time(inputs):
 
 def test_a_network_with_too_many_edges_is_refused():
     with pytest.raises(klrp.KlrpError, match="more than 200000 edges.*klrp.explain"):
-        symbolic.explain(
-            nn.Linear(500, 500), torch.rand(1, 500), theta=lambda d, edge: d, zero=0, one=1
-        )
+        symbolic.explain(nn.Linear(500, 500), torch.rand(1, 500), theta=lambda d, edge: d, zero=0, one=1)

@@ -64,9 +64,7 @@ def test_whatever_the_bounds_leave_open_is_looked_at(memory, monkeypatch):
     looked = []
     looking = norms._looked_at
     monkeypatch.setattr(norms, "DOUBLINGS", 0)
-    monkeypatch.setattr(
-        norms, "_looked_at", lambda *args: looked.append(len(args[4])) or looking(*args)
-    )
+    monkeypatch.setattr(norms, "_looked_at", lambda *args: looked.append(len(args[4])) or looking(*args))
     found = explain(net, x, "threshold", memory=memory)
     assert sum(looked) > 1000
     monkeypatch.setattr(contraction, "_choose", lambda *_: contraction.Kernel("blocked"))
@@ -104,10 +102,8 @@ def test_kernel_for_says_when_norms_are_at_work_and_when_not():
 
 def test_a_layer_without_relevance():
     layer, x = torch.nn.Conv2d(3, 5, 2), torch.rand(2, 3, 5, 7)
-    operation = (
-        klrp.graph.trace(torch.nn.Sequential(layer, torch.nn.Flatten()), x).steps[0].operation
-    )
-    shares = klrp.shares.shares_of(operation, rules.epsilon(), [klrp.operations.Read(x)], 1 << 20)
+    operation = klrp.graph.trace(torch.nn.Sequential(layer, torch.nn.Flatten()), x).steps[0].operation
+    shares = klrp.shares.shares_of(operation, rules.epsilon(), [klrp.network.layers.Read(x)], 1 << 20)
     r = torch.zeros(2, 5, 4, 6, dtype=torch.bool)
     for theta in (conversions.threshold(0.1), conversions.positive()):
         (found,) = norms.contract(shares, r, theta, 1 << 20)
