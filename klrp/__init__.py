@@ -12,8 +12,9 @@ from typing import Any
 from klrp import composites, conversions, rules, symbolic
 from klrp.composites import ADD, ANY, FIRST, Composite
 from klrp.errors import KlrpError
-from klrp.meanings import register
-from klrp.relevance import Relevance, explain, explain_many, kernel_for
+from klrp.explain import explain, explain_many, kernel_for
+from klrp.network.vocabulary import register
+from klrp.relevance import Relevance
 from klrp.semirings import (
     BOOLEAN,
     COUNTING,

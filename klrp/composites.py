@@ -18,10 +18,10 @@ from torch.nn.modules.conv import _ConvNd
 from klrp import conversions, rules
 from klrp.conversions import Conversion, as_conversion
 from klrp.errors import KlrpError
-from klrp.graph import Step, check_inputs, trace
-from klrp.meanings import ADD
 from klrp.network.layers import Affine, Layer
 from klrp.network.moves import Winner
+from klrp.network.steps import Step, check_inputs, trace
+from klrp.network.vocabulary import ADD
 from klrp.rules import Rule
 from klrp.semirings import (
     BOOLEAN,

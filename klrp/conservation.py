@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from typing import NamedTuple
 
 import torch
@@ -55,11 +56,13 @@ class Conservation(Mapping[str, Balance | Total]):
     """A read-only mapping from step names to their Balance (reals) or Total (other semirings)."""
 
     entries: Mapping[str, Balance | Total]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Balance | Total:
-        if name not in self.entries:
+        found = self.entries.get(self.aliases.get(name, name))
+        if found is None:
             raise KlrpError.key(f"step: no account of {name!r}. There are: {', '.join(self.entries)}.")
-        return self.entries[name]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -68,20 +71,34 @@ class Conservation(Mapping[str, Balance | Total]):
         return len(self.entries)
 
     def table(self, sample: int = 0) -> Table:
-        """The entries of one sample as a table."""
-        first = next(iter(self.entries.values()))
-        columns = first._fields if isinstance(first, Balance) else ("total", "meaning")
-        rows = (
-            (name, *(v[sample].tolist() if isinstance(v, Tensor) else v for v in entry))
-            for name, entry in self.entries.items()
-        )
+        """The entries of one sample as a table; for the reals the error of each step stands in it."""
+        real = any(isinstance(entry, Balance) for entry in self.entries.values())
+        columns = (*Balance._fields, "error") if real else Total._fields
+        rows = []
+        for name, entry in self.entries.items():
+            values = [getattr(entry, column) for column in columns]
+            if all(len(v) for v in values if isinstance(v, Tensor)):
+                rows.append((name, *(v[sample].tolist() if isinstance(v, Tensor) else v for v in values)))
         return Table(("step", *columns), tuple(rows))
 
+    def worst(self) -> tuple[str, float]:
+        """The step with the largest error of the reals' account, relative to what it received, and that error."""
+        errors = {
+            name: float((entry.error.abs() / entry.received.abs().clamp_min(1e-30)).amax()) if len(entry.error) else 0.0
+            for name, entry in self.entries.items()
+            if isinstance(entry, Balance)
+        }
+        name = max(errors, key=errors.__getitem__, default="")
+        return name, errors.get(name, 0.0)
+
     def __repr__(self) -> str:
-        return repr(self.table())
+        name, error = self.worst()
+        return repr(self.table()) + (f"\nlargest error: {error:.1e} of what it received, at {name}" if name else "")
 
     def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        name, error = self.worst()
+        said = f"<p>largest error: {error:.1e} of what it received, at {escape(name)}</p>" if name else ""
+        return self.table()._repr_html_() + said
 
 
 def balance(step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool) -> Balance:
@@ -125,9 +142,9 @@ _MEANINGS = {
 }
 
 
-def totals(maps: Mapping[str, Tensor], semiring: Semiring) -> Conservation:
+def totals(maps: Mapping[str, Tensor], semiring: Semiring, aliases: Mapping[str, str]) -> Conservation:
     """The ⊕ over the neurons of each map [N, *shape]; no semiring but the reals need conserve it."""
     meaning = _MEANINGS.get(semiring, "the ⊕ over the neurons of the map")
     rank = len(semiring.shape)
     flat = {name: r.flatten(1, r.ndim - 1 - rank) for name, r in maps.items()}
-    return Conservation({name: Total(semiring.sum(r, 1), meaning) for name, r in flat.items()})
+    return Conservation({name: Total(semiring.sum(r, 1), meaning) for name, r in flat.items()}, aliases)

@@ -33,3 +33,7 @@ class KlrpKeyError(KlrpError, KeyError):
     """A name that a mapping does not have."""
 
     __str__ = Exception.__str__  # KeyError would print the message in quotes
+
+
+class SampleAxisError(KlrpValueError):
+    """A value of a network whose first axis is not that of the samples."""

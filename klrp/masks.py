@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from klrp import models, plot
 from klrp.errors import KlrpError
-from klrp.relevance import explain_many
+from klrp.explain import explain_many
 from klrp.semirings import REAL, Semiring, find_semiring
 from klrp.tables import Table
 

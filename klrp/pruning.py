@@ -21,10 +21,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp import models, plot, rules
 from klrp.errors import KlrpError
-from klrp.graph import Step, Trace, trace
+from klrp.explain import explain
 from klrp.network.layers import Affine, Conv, Linear, Pool
 from klrp.network.moves import Pass, Winner
-from klrp.relevance import explain
+from klrp.network.steps import Step, Trace, trace
 from klrp.semirings import REAL, find_semiring
 from klrp.tables import Table
 

@@ -77,6 +77,14 @@ class Semiring:
                 )
             object.__setattr__(self, field, value.tolist())
 
+    @property
+    def linear(self):
+        return self is REAL
+
+    @property
+    def exact_below(self):
+        return 2.0**53 if self is COUNTING else None
+
     def __repr__(self) -> str:
         return f"<Semiring {self.name}>"
 

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from klrp.arguments import Plan, plan_for
 from klrp.composites import Composite
 from klrp.errors import KlrpError
-from klrp.graph import Step
-from klrp.plan import Plan, plan_for
-from klrp.relevance import shares_at
+from klrp.explain import shares_at, walk_back
+from klrp.network.moves import Winner
+from klrp.network.steps import Step
 from klrp.rules import Rule
-from klrp.semirings import REAL, Semiring
+from klrp.semirings import REAL
 from klrp.shares import edges
 
 LARGEST = 200_000  # edges of a layer that is still walked in seconds
@@ -100,21 +101,29 @@ def explain(
             f"inputs: got {tuple(getattr(inputs, 'shape', ()))}; expected one sample, [1, ...]. Take inputs[:1]."
         )
     plan = plan_for(model, inputs, target, REAL, composite, rule, None, "one", "all", 64 << 20)
-    walk = _Walk(plan, theta, zero, add, mul)
-    arriving = {plan.network.output: walk.zeros(plan.first[0].numel())}
-    arriving[plan.network.output][int(plan.target)] = one
-    maps = {"output": arriving[plan.network.output].reshape(plan.first.shape[1:])}
-    for step in reversed(plan.network.steps):
-        shape = step.shape[1:]
-        r = arriving.pop(step.name, None)
-        r = walk.zeros(shape.numel()) if r is None else r
-        maps[step.name] = r.reshape(shape)
-        for source, below in walk.down(step, r):
-            known = arriving.get(source)
-            arriving[source] = below if known is None else walk.join(known, below)
-    shape = inputs.shape[1:]
-    maps["input"] = arriving.get("input", walk.zeros(shape.numel())).reshape(shape)
+    _check_size(plan)
+    walk, shapes = _Walk(plan, theta, zero, add, mul), {step.name: step.shape[1:] for step in plan.network.steps}
+    shapes["input"] = inputs.shape[1:]
+    start = walk.zeros(plan.start[0].numel())
+    start[int(plan.target)] = one
+    maps = {"output": start.reshape(plan.start.shape[1:])}
+    network = plan.network
+    blank = lambda name: walk.zeros(shapes[name].numel())  # noqa: E731
+    for name, r in walk_back(network.steps, network.output, start, walk.down, walk.join, blank):
+        maps[name] = r.reshape(shapes[name])
     return SymbolicRelevance(int(plan.target), maps)
+
+
+def _check_size(plan: Plan) -> None:
+    """A KlrpError if some layer has too many edges to walk one by one."""
+    for step in plan.network.steps:
+        layer = step.operation.average(plan.start) if isinstance(step.operation, Winner) else step.operation
+        edges = layer.edges() if step.name in plan.assignment else step.shape[1:].numel()
+        if edges > LARGEST:
+            raise KlrpError.value(
+                f"model: {step.name} has {edges} edges, more than the {LARGEST} that can be walked one by one. Use "
+                f"klrp.explain with a klrp.Semiring."
+            )
 
 
 @dataclass(frozen=True)
@@ -137,39 +146,19 @@ class _Walk:
             joined[i] = self.add(x[i], y[i])
         return joined
 
-    def down(self, step: Step, r: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def down(self, step: Step, r: np.ndarray) -> list[np.ndarray]:
         """What each source of a step gets from r, flat."""
-        shares = shares_at(step, self.plan)
-        sizes = [self.plan.network.value(s)[0].numel() for s in step.sources]
-        below = [self.zeros(n) for n in sizes]
+        shares, network = shares_at(step, self.plan), self.plan.network
+        below = [self.zeros(network.value(source)[0].numel()) for source in step.sources]
         if shares is None:
-            for array, (at_j, at_k) in zip(below, _moves(step), strict=True):
-                for j, k in zip(at_j, at_k, strict=True):
+            values = [network.value(source) for source in step.sources] if step.operation.reads_values else []
+            for array, (at_j, at_k) in zip(below, step.operation.pairs(values), strict=True):
+                for j, k in zip(at_j.tolist(), at_k.tolist(), strict=True):
                     array[j] = self.add(array[j], r[k])
-        else:
-            walked = 0
-            for source, at_j, at_k, d in edges(shares):
-                walked += len(d)
-                if walked > LARGEST:
-                    raise KlrpError.value(
-                        f"model: {step.name} has more than {LARGEST} edges, too many to walk one by one. Use "
-                        f"klrp.explain with a klrp.Semiring."
-                    )
-                array, name = below[source], step.sources[source]
-                for j, k, share in zip(at_j.tolist(), at_k.tolist(), d.tolist(), strict=True):
-                    element = self.theta(share, Edge(step.name, name, j, k))
-                    array[j] = self.add(array[j], self.mul(element, r[k]))
-        yield from zip(step.sources, below, strict=True)
-
-
-def _moves(step: Step) -> Iterator[tuple[list[int], list[int]]]:
-    """Which j of each source gets what arrives at which k: the step itself, asked with sets of k."""
-    n = step.shape[1:].numel()
-    sets = Semiring(
-        "sets", [False] * n, [True] * n, lambda x, dim: x.any(dim), torch.logical_and,
-        domain=(0, 1), shape=(n,), dtype=torch.bool,
-    )  # fmt: skip
-    alone = torch.eye(n, dtype=torch.bool).reshape(1, *step.shape[1:], n)
-    for received in step.operation.hand_down(alone, sets):
-        at_j, at_k = received.reshape(-1, n).nonzero().T.tolist()
-        yield at_j, at_k
+            return below
+        for source, at_j, at_k, d in edges(shares):
+            array, name = below[source], step.sources[source]
+            for j, k, share in zip(at_j.tolist(), at_k.tolist(), d.tolist(), strict=True):
+                element = self.theta(share, Edge(step.name, name, j, k))
+                array[j] = self.add(array[j], self.mul(element, r[k]))
+        return below

@@ -159,7 +159,7 @@ def explorer(
     import ipywidgets as w
 
     from klrp.conversions import threshold
-    from klrp.relevance import explain
+    from klrp.explain import explain
     from klrp.semirings import find_semiring
 
     for argument, value in {"inputs": inputs, "semirings": semirings}.items():

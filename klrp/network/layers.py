@@ -65,6 +65,16 @@ class Layer:
         """The taps that together hold each connected pair once."""
         raise NotImplementedError
 
+    def edges(self) -> int:
+        """How many connected pairs one sample has."""
+        blank = self.weights[0].new_zeros(())
+        upper, count = blank.expand(1, *self.output[1:]), 0
+        for tap in self.taps():
+            lower, weight = blank.expand(1, *self.inputs[tap.source][1:]), tap.weight(self.weights[tap.source])
+            positions = torch.broadcast_shapes(tap.lower(lower).shape[3:], tap.upper(upper).shape[3:])
+            count += math.prod(weight.shape[1:4]) * math.prod(positions)
+        return count
+
     def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
         """Σ_j x_j ω(w_jk) [N, *output], without bias."""
         z, weights = xs[0].new_zeros(self.output), self._mapped(omega, xs[0].dtype)
@@ -116,7 +126,7 @@ class Linear(Layer):
     def _slabs(self, omega: Map, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """ω of some rows at a time: the first matrix of VGG-16 is too large to have twice."""
         (w,) = self.weights
-        step = max(1, SLAB // w.shape[1])
+        step = max(1, SLAB // max(1, w.shape[1]))
         for start in range(0, len(w), step):
             rows = slice(start, start + step)
             yield rows, omega(w[rows]).to(dtype)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,10 +15,16 @@ from klrp.semirings import Semiring
 
 
 class Move:
-    """A step that only moves relevance."""
+    """A step that only moves relevance. ``reads_values`` says that where to depends on the values that it reads."""
 
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor, ...]:
+    reads_values = False
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """What each input that depends on the network's gets, from r [N, *output, *shape]."""
+        raise NotImplementedError
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        """(j, k) for each input: neuron j gets what arrives at k; flat indices over all samples."""
         raise NotImplementedError
 
     def lost(self, r: Tensor) -> Tensor:
@@ -26,19 +34,21 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class Winner(Move):
-    """A max-pool: its relevance goes to the winner of each window, ``indices`` in the input's plane."""
+    """A max-pool: its relevance goes to the winner of each window. ``pool`` gives (values, indices in the plane)."""
 
+    pool: Callable[[Tensor], tuple[Tensor, Tensor]]
     windows: Windows | AdaptiveWindows
-    indices: Tensor
     input: Shape
     output: Shape
+    reads_values = True
 
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
         """R_j = ⊕ of R_k over the windows that j wins."""
-        spatial, ndim = self._spatial(), len(self.output)
+        _, indices = self.pool(values[0])
+        spatial, ndim = self._spatial, len(self.output)
         if isinstance(self.windows, Windows) and self.windows.apart and not semiring.shape:
             result = semiring.full((*self.input[:-spatial], math.prod(self.input[-spatial:])), "zero", r)
-            result.scatter_(-1, self.indices.flatten(-spatial), r.flatten(-spatial))
+            result.scatter_(-1, indices.flatten(-spatial), r.flatten(-spatial))
             return (result.reshape(self.input),)
         plane = torch.arange(math.prod(self.input[-spatial:]), device=r.device)
         plane = plane.reshape(*(1,) * (ndim - spatial), *self.input[-spatial:])
@@ -46,19 +56,25 @@ class Winner(Move):
         trailing = (...,) + (None,) * len(semiring.shape)
         for _, lower, upper in self.windows.offsets(self.input[-spatial:], self.output[-spatial:]):
             at, k = window(lower, ndim), window(upper, ndim)
-            wins = (at(plane) == k(self.indices))[trailing]
+            wins = (at(plane) == k(indices))[trailing]
             neurons = at(result)
             neurons.copy_(semiring.plus(neurons, torch.where(wins, k(r), zero)))
         return (result,)
 
-    def average(self, dtype: torch.dtype) -> Pool:
-        """The average pool over the same windows and the real neurons in them."""
-        inputs, outputs = self.input[-self._spatial() :], self.output[-self._spatial() :]
-        counts = window_sizes(self.windows, inputs, outputs).to(self.indices.device, dtype)
-        return Pool((1 / counts,), None, (self.input,), self.output, self.windows)
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        _, indices = self.pool(values[0])
+        size = math.prod(self.input[-self._spatial :])
+        k = torch.arange(indices.numel())
+        return [(indices.flatten() + k // math.prod(self.output[-self._spatial :]) * size, k)]
 
+    def average(self, like: Tensor) -> Pool:
+        """The average pool over the same windows and the real neurons in them, its weights as ``like``."""
+        counts = window_sizes(self.windows, self.input[-self._spatial :], self.output[-self._spatial :])
+        return Pool((1 / counts.to(like),), None, (self.input,), self.output, self.windows)
+
+    @property
     def _spatial(self) -> int:
-        return self.indices.ndim - 2
+        return len(self.output) - 2
 
 
 @dataclass(frozen=True)
@@ -67,58 +83,104 @@ class Pass(Move):
 
     input: Shape
 
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
         return (r.reshape(*self.input, *semiring.shape),)
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        k = torch.arange(math.prod(self.input))
+        return [(k, k)]
 
 
 @dataclass(frozen=True)
 class Concat(Move):
-    """Concatenation along ``dim``; None stands for a constant, whose relevance is lost."""
+    """Concatenation along ``dim``; an input that is not ``live`` is a constant, whose relevance is lost."""
 
     dim: int
     inputs: tuple[Shape, ...]
     live: tuple[bool, ...]
 
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor, ...]:
-        pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
-        return tuple(piece for piece, live in zip(pieces, self.live, strict=True) if live)
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        return tuple(piece for piece, live in zip(self._pieces(r), self.live, strict=True) if live)
 
     def lost(self, r: Tensor) -> Tensor:
-        pieces = r.split([shape[self.dim] for shape in self.inputs], self.dim)
-        dead = [p for p, live in zip(pieces, self.live, strict=True) if not live]
-        return sum((p.flatten(1).sum(1) for p in dead), start=r.new_zeros(len(r)))
+        dead = (piece for piece, live in zip(self._pieces(r), self.live, strict=True) if not live)
+        return sum((piece.flatten(1).sum(1) for piece in dead), start=r.new_zeros(len(r)))
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        size = sum(shape[self.dim] for shape in self.inputs)
+        output = [size if axis == self.dim else n for axis, n in enumerate(self.inputs[0])]
+        pieces = self._pieces(torch.arange(math.prod(output)).reshape(output))
+        found = (piece.flatten() for piece, live in zip(pieces, self.live, strict=True) if live)
+        return [(torch.arange(len(k)), k) for k in found]
+
+    def _pieces(self, r: Tensor) -> tuple[Tensor, ...]:
+        return r.split([shape[self.dim] for shape in self.inputs], self.dim)
 
 
 @dataclass(frozen=True, eq=False)
 class Rearrange(Move):
-    """Any operation that only moves, repeats or drops neurons: ``origin`` [*output] holds, for each
-    output neuron, 1 + the flat index of the input neuron it shows, or 0 for a constant."""
+    """Any operation that only moves, repeats or drops neurons: ``origin`` [*output] holds, for each output neuron,
+    1 + the flat index of the input neuron it shows, the inputs laid one after the other, or 0 for a constant."""
 
-    input: Shape
+    inputs: tuple[Shape, ...]
     origin: Tensor
 
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
-        result = semiring.full((math.prod(self.input),), "zero", r)
+    @cached_property
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """(k, j) for each output neuron k that shows an input neuron j, in the order of j."""
         origin = self.origin.flatten()
-        r = r.reshape(-1, *semiring.shape)[origin > 0]
-        origin, order = (origin[origin > 0] - 1).sort(stable=True)
-        r = r[order]
-        while len(origin):  # each round takes the first of every run of equal origins
-            first = torch.ones_like(origin, dtype=torch.bool)
-            first[1:] = origin[1:] != origin[:-1]
-            result[origin[first]] = semiring.plus(result[origin[first]], r[first])
-            origin, r = origin[~first], r[~first]
-        return (result.reshape(*self.input, *semiring.shape),)
+        k = (origin > 0).nonzero()[:, 0]
+        j, order = (origin[k] - 1).sort(stable=True)
+        return k[order], j
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        sizes = [math.prod(shape) for shape in self.inputs]
+        result = semiring.full((sum(sizes),), "zero", r)
+        k, j = self._sorted
+        r = r.reshape(-1, *semiring.shape)[k]
+        # Neighbours with the same j are joined two by two until each j stands once: linear work, few rounds.
+        while len(j) and bool((again := j[1:] == j[:-1]).any()):
+            place = torch.arange(len(j), device=j.device)
+            first = torch.where(torch.cat([again.new_zeros(1), again]), 0, place).cummax(0).values
+            even = (place - first) % 2 == 0
+            paired = even[:-1] & again
+            joined = semiring.plus(r[:-1][paired], r[1:][paired])
+            r = r.masked_scatter(_widened(torch.cat([paired, paired.new_zeros(1)]), r), joined)
+            r, j = r[even], j[even]
+        result[j] = r
+        pieces = result.split(sizes)
+        return tuple(x.reshape(*shape, *semiring.shape) for x, shape in zip(pieces, self.inputs, strict=True))
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        k, j = self._sorted
+        found, start = [], 0
+        for shape in self.inputs:
+            stop = start + math.prod(shape)
+            here = (j >= start) & (j < stop)
+            found.append((j[here] - start, k[here]))
+            start = stop
+        return found
 
     def lost(self, r: Tensor) -> Tensor:
         return torch.where(self.origin == 0, r, 0).reshape(len(r), -1).sum(1)
 
 
-@dataclass(frozen=True)
-class Lookup(Move):
-    """An embedding: a token's relevance is the ⊕ of that of its vector's components."""
+def _widened(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask [m] over elements [m, *shape]."""
+    return mask.reshape(-1, *(1,) * (like.ndim - 1)).expand_as(like)
 
+
+@dataclass(frozen=True)
+class Embedding(Move):
+    """An embedding or a one-hot code: a token's relevance is the ⊕ of that of its vector's components."""
+
+    output: Shape
     axis: int
 
-    def hand_down(self, r: Tensor, semiring: Semiring) -> tuple[Tensor]:
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
         return (semiring.sum(r, self.axis),)
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        tokens, size = math.prod(self.output[: self.axis]), self.output[self.axis]
+        k = torch.arange(tokens * size)
+        return [(k // size, k)]

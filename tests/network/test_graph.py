@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import klrp
-from klrp import conversions, meanings, rules
+from klrp import conversions, rules
+from klrp.network import vocabulary
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -557,7 +558,7 @@ def test_a_buffer_that_a_registered_module_counts_in_is_left_as_it_was(monkeypat
             self.calls += 1
             return x.relu()
 
-    monkeypatch.setattr(meanings, "MODULES", dict(meanings.MODULES))
+    monkeypatch.setattr(vocabulary, "MODULES", dict(vocabulary.MODULES))
     klrp.register(Counting, like=nn.ReLU)
     model = graph(lambda net, x: net.fc(net.r(x.flatten(1))), r=Counting(), fc=FC)
     before = snapshot(model)
@@ -570,7 +571,7 @@ def test_a_registered_module_in_place_leaves_the_values_before_it(monkeypatch):
         def forward(self, x):
             return x.clamp_(min=0)
 
-    monkeypatch.setattr(meanings, "MODULES", dict(meanings.MODULES))
+    monkeypatch.setattr(vocabulary, "MODULES", dict(vocabulary.MODULES))
     klrp.register(InPlace, like=nn.ReLU)
     model, x = graph(lambda net, x: net.fc(net.r(x).flatten(1)), r=InPlace(), fc=FC), X.clone()
     klrp.explain(model, x)
@@ -780,8 +781,8 @@ def test_torchvisions_networks_are_explained_in_every_semiring(name):
 
 @pytest.fixture
 def tables(monkeypatch):
-    monkeypatch.setattr(meanings, "MODULES", dict(meanings.MODULES))
-    monkeypatch.setattr(meanings, "FUNCTIONS", dict(meanings.FUNCTIONS))
+    monkeypatch.setattr(vocabulary, "MODULES", dict(vocabulary.MODULES))
+    monkeypatch.setattr(vocabulary, "FUNCTIONS", dict(vocabulary.FUNCTIONS))
 
 
 class Branching(nn.Module):

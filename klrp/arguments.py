@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from klrp.composites import ANY, Assignment, Composite, assign, check_rule
 from klrp.conversions import Theta
 from klrp.errors import KlrpError
-from klrp.graph import Step, Trace, check_inputs, trace
+from klrp.network.steps import Network, Step, Trace, check_inputs, fingerprint, trace
 from klrp.rules import Rule
-from klrp.semirings import REAL, Semiring
+from klrp.semirings import Semiring
+
+GRAPHS = 4  # shapes of inputs whose graphs are kept: that of the batches, that of the last one
 
 
 class Plan(NamedTuple):
@@ -22,25 +25,49 @@ class Plan(NamedTuple):
 
     network: Trace
     semiring: Semiring
-    decided: Assignment
-    target: Tensor
-    first: Tensor
-    wanted: set[str]
+    assignment: Assignment
+    target: Tensor | None
+    start: Tensor
+    keep: set[str]
     memory: int
+
+
+# (shape, dtype, device) of inputs -> the state of the model, its graph, and what each step of it gets.
+Graphs = dict[tuple, tuple[tuple, Network, Assignment]]
 
 
 def plan_for(
     model: Any, inputs: Any, target: Any, semiring: Semiring, composite: Any, rule: Any, theta: Any, start: Any,
-    keep: Any, memory: Any,
+    keep: Any, memory: Any, graphs: Graphs | None = None,
 ) -> Plan:  # fmt: skip
-    """Check the arguments of klrp.explain, whose names these are, and decide what they leave open."""
+    """Check the arguments of klrp.explain, whose names these are, and decide what they leave open.
+
+    ``graphs`` holds what is known of the model from earlier batches: a graph depends on the model and on shapes alone.
+    """
     check_inputs(inputs)
     _check_memory(memory)
-    network = trace(model, inputs)
-    decided = assign(network.steps, _composite(composite, rule, theta), semiring)
-    target = targets_for(target, network.logits)
-    first = start_for(start, semiring, target, network.logits)
-    return Plan(network, semiring, decided, target, first, _wanted(keep, network.steps), memory)
+    network, assignment = _traced(model, inputs, _composite(composite, rule, theta), semiring, graphs)
+    chosen = targets_for(target, network.logits)
+    first = start_for(start, semiring, chosen, network.logits)
+    target = None if isinstance(start, Tensor) else chosen
+    return Plan(network, semiring, assignment, target, first, _kept(keep, network.steps), memory)
+
+
+def _traced(
+    model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, graphs: Graphs | None
+) -> tuple[Trace, Assignment]:
+    key = (inputs.shape, inputs.dtype, inputs.device)
+    state = None if graphs is None else fingerprint(model)
+    if graphs and key in graphs and graphs[key][0] == state:
+        _, network, assignment = graphs[key]
+        return network.run(inputs), assignment
+    found = trace(model, inputs)
+    assignment = assign(found.steps, composite, semiring)
+    if graphs is not None:
+        while len(graphs) >= GRAPHS:
+            del graphs[next(iter(graphs))]
+        graphs[key] = state, found.network, assignment
+    return found, assignment
 
 
 def _check_memory(memory: Any) -> None:
@@ -68,22 +95,34 @@ def targets_for(target: Any, logits: Tensor) -> Tensor:
     n, classes = logits.shape
     if target is None:
         return logits.argmax(1)
-    if not isinstance(target, bool | Tensor):
+    if isinstance(target, np.ndarray | Sequence) and not isinstance(target, str):
         try:
-            target = operator.index(target)
-        except TypeError:
-            hint = " Use torch.as_tensor(target)." if hasattr(target, "__len__") else ""
-            raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.{hint}") from None
-        _check_class(target, classes)
-        target = torch.full((n,), target)
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
-        raise KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N], or None.")
+            target = torch.as_tensor(target)
+        except (TypeError, ValueError, RuntimeError):
+            raise _no_target(target) from None
+        target = target.long() if not len(target) else target
+    if not isinstance(target, Tensor):
+        if isinstance(target, bool | np.bool_):
+            raise _no_target(target)
+        try:
+            target = torch.tensor(operator.index(target))
+        except (TypeError, RuntimeError):
+            raise _no_target(target) from None
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise _no_target(target)
+    if target.ndim == 0:
+        _check_class(int(target), classes)
+        target = target.expand(n)
     if tuple(target.shape) != (n,):
         raise KlrpError.value(f"target: got shape {tuple(target.shape)} for {n} samples; expected ({n},).")
     target = target.to(logits.device, torch.int64)
     for wrong in target[(target < 0) | (target >= classes)].tolist():
         _check_class(wrong, classes)
-    return target
+    return target.clone()
+
+
+def _no_target(target: Any) -> KlrpError:
+    return KlrpError.type(f"target: got {target!r}; expected an int, a LongTensor [N] or a list of ints, or None.")
 
 
 def _check_class(target: int, classes: int) -> None:
@@ -103,7 +142,7 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
         return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
     if start not in ("one", "logit"):
         raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
-    if start == "logit" and semiring is not REAL:
+    if start == "logit" and not semiring.linear:
         raise KlrpError.value(
             f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '
             f"its elements {shape}."
@@ -114,7 +153,7 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
     return torch.where(chosen.reshape(*logits.shape, *(1,) * len(semiring.shape)), one, zero)
 
 
-def _wanted(keep: Any, steps: Iterable[Step]) -> set[str]:
+def _kept(keep: Any, steps: Iterable[Step]) -> set[str]:
     """The names of the steps whose maps are kept, "output" and "input" among them."""
     aliases = {alias: step.name for step in steps for alias in step.aliases}
     names = {"output", "input", *(step.name for step in steps)}

@@ -1,0 +1,309 @@
+"""explain(...) -> Relevance: the recursion over the steps of a network, from the output to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from klrp import contraction
+from klrp.arguments import Graphs, Plan, plan_for, start_for, targets_for
+from klrp.composites import Composite
+from klrp.conservation import Balance, balance
+from klrp.conversions import Conversion, Theta
+from klrp.errors import KlrpError, SampleAxisError
+from klrp.network.capture import first_line
+from klrp.network.layers import Layer, Read
+from klrp.network.moves import Move, Winner
+from klrp.network.steps import Step, fingerprint, version
+from klrp.relevance import Relevance
+from klrp.rules import Rule
+from klrp.semirings import REAL, Semiring, find_semiring
+from klrp.shares import Shares, shares_of
+
+R = TypeVar("R")
+
+
+def walk_back(
+    steps: Sequence[Step], output: str, start: R, pass_down: Callable[[Step, R], Iterable[R]],
+    join: Callable[[R, R], R], blank: Callable[[str], R],
+) -> Iterator[tuple[str, R]]:  # fmt: skip
+    """The recursion R_j = ⊕_k Θ(d_jk) ⊗ R_k: (step, the relevance of what it outputs), from the output to "input".
+
+    It is the same for maps of numbers, of formulas, or of anything else: ``pass_down`` gives what a step hands to each
+    of its sources, ``join`` is ⊕ at a fork, and ``blank`` the map of a step that feeds nothing relevant.
+    """
+    arriving = {output: start}
+    for step in reversed(steps):
+        r = arriving.pop(step.name, None)
+        r = blank(step.name) if r is None else r
+        yield step.name, r
+        for source, below in zip(step.sources, pass_down(step, r), strict=True):
+            known = arriving.pop(source, None)
+            arriving[source] = below if known is None else join(known, below)
+            del known, below
+    r = arriving.pop("input", None)
+    yield "input", blank("input") if r is None else r
+
+
+def explain(
+    model: nn.Module,
+    inputs: Tensor,
+    target: int | Sequence[int] | Tensor | None = None,
+    *,
+    semiring: Semiring | str = REAL,
+    composite: Composite | None = None,
+    rule: Rule | None = None,
+    theta: Theta | None = None,
+    start: str | Tensor = "one",
+    keep: str | Iterable[str] = "all",
+    memory: int = 64 << 20,
+) -> Relevance:
+    r"""Propagate relevance from one logit of each sample back to the input.
+
+    .. math:: R_j = \bigoplus_k Θ(d_{jk}) ⊗ R_k, \qquad R_i = 1 \text{ if } i = y \text{ else } 0
+        \text{ at the output.}
+
+    Args:
+        model: a network that torch.fx can trace, from one tensor to logits [N, C] or [N]. It is explained
+            in eval mode and left as it was.
+        inputs: floats [N, ...] (integers where the network begins with an nn.Embedding).
+        target: the class to explain: an int, a LongTensor [N], or None for each sample's top logit.
+        semiring: a klrp.Semiring or the name of a shipped one.
+        composite: which layer gets which rule and Θ; or ``rule`` and ``theta``, one of each for all
+            layers. What is left open takes the semiring's default.
+        start: ``"one"``, ``"logit"`` (reals only: classical LRP), or elements [N, C, *semiring.shape].
+        keep: which maps to keep: ``"all"``, ``"input"``, or names of steps.
+        memory: bytes for a block of shares and what is made of it; maps and weights come on top.
+
+    Raises:
+        KlrpError: for whatever of these does not fit; the message says what to do.
+
+    Example:
+        >>> relevance = klrp.explain(torchvision.models.vgg16().eval(), images, semiring="boolean")
+        >>> relevance.input.shape
+        torch.Size([8, 3, 224, 224])
+    """
+    settings = dict(semiring=find_semiring(semiring), composite=composite, rule=rule, theta=theta)
+    keep = keep if isinstance(keep, str) or not isinstance(keep, Iterable) else list(keep)
+    return _explain(model, inputs, target, start=start, keep=keep, memory=memory, **settings)
+
+
+def explain_many(
+    model: nn.Module, loader: Iterable[Any], target: int | str | None = None, **settings: Any
+) -> Iterator[Relevance]:
+    """Explain batch after batch in constant memory: yields a Relevance for each batch of ``loader``.
+
+    A batch is the inputs, or a tuple or list that begins with them. ``target`` is an int, None for the top
+    logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
+
+    Example:
+        >>> for relevance in tqdm(klrp.explain_many(model, loader, "labels", semiring="counting")):
+        ...     total += relevance.input.sum(0)
+    """
+    if not isinstance(settings.get("keep", "all"), str):
+        settings["keep"] = list(settings["keep"])  # every batch reads it
+    settings["semiring"] = find_semiring(settings.get("semiring", REAL))
+    graphs: Graphs = {}
+    for number, batch in enumerate(loader):
+        inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
+        chosen = target
+        if isinstance(target, str):
+            if target != "labels" or not rest:
+                raise KlrpError.value(
+                    f"target: got {target!r} for batch {number} of {1 + len(rest)} items; expected an int, None, or "
+                    f'"labels" with batches (inputs, labels).'
+                )
+            chosen = rest[0]
+        yield _explain(model, inputs, chosen, graphs=graphs, **settings)
+
+
+def kernel_for(
+    model: nn.Module,
+    inputs: Tensor,
+    target: int | Sequence[int] | Tensor | None = None,
+    *,
+    semiring: Semiring | str = REAL,
+    composite: Composite | None = None,
+    rule: Rule | None = None,
+    theta: Theta | None = None,
+    start: str | Tensor = "one",
+    keep: str | Iterable[str] = "all",
+    memory: int = 64 << 20,
+) -> dict[str, str]:
+    """Which kernel each step would get from klrp.explain with the same arguments: {step: kernel}.
+
+    ``"gradient"``, ``"lists"``, ``"norms"`` (Boolean without Numba) and ``"blocked"`` (any semiring) are kernels;
+    the ``why`` of the last two says what keeps the layer from a faster one. ``"move"`` is no kernel: relevance
+    only moves. The errors are those of klrp.explain.
+
+    Example:
+        >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
+        {'linear': 'lists'}
+    """
+    with _computing(inputs):
+        semiring = find_semiring(semiring)
+        plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
+        return {
+            step.name: contraction.kernel_name(*_layer_at(step, plan), plan.semiring)
+            if step.name in plan.assignment
+            else contraction.Kernel("move")
+            for step in plan.network.steps
+        }
+
+
+@contextmanager
+def _computing(inputs: Any) -> Iterator[None]:
+    """Without gradients, and in the precision of the inputs: autocast would compute shares in half of it."""
+    device = inputs.device.type if isinstance(inputs, Tensor) else "cpu"
+    with torch.no_grad(), torch.autocast(device, enabled=False):
+        yield
+
+
+def _explain(
+    model: Any, inputs: Any, target: Any = None, *, semiring: Semiring, composite: Any = None, rule: Any = None,
+    theta: Any = None, start: Any = "one", keep: Any = "all", memory: Any = 64 << 20, graphs: Graphs | None = None,
+) -> Relevance:  # fmt: skip
+    settings = dict(semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep, memory=memory)
+    with _computing(inputs):
+        if isinstance(inputs, Tensor) and inputs.ndim and not len(inputs):
+            # Blank samples give the shapes; two, since with one alone squeeze() would take their axis.
+            blank = inputs.new_zeros(2, *inputs.shape[1:])
+            return _first(_explain(model, blank, **settings), 0, target, start)
+        try:
+            plan = plan_for(model, inputs, target, start=start, graphs=graphs, **settings)
+        except SampleAxisError:
+            if len(inputs) != 1:
+                raise
+            plan = None
+        if plan is None:  # squeeze() may have taken the axis of the one sample
+            both = _explain(model, _twice(inputs), _twice(target), start=_twice(start), **settings)
+            return _first(both, 1, target, start)
+        relevance = _walked(plan)
+        if semiring.linear and keep == "all":
+            again = partial(plan_for, model, inputs, target, start=start, **settings)
+            account = partial(_account, again, partial(_state, model, inputs), _state(model, inputs))
+            relevance = replace(relevance, account=account)
+        return relevance
+
+
+def _walked(plan: Plan) -> Relevance:
+    """The recursion over maps of semiring elements."""
+    network, semiring = plan.network, plan.semiring
+    limit = semiring.exact_below
+    maps, exact = ({"output": plan.start} if "output" in plan.keep else {}), True
+    aliases = {alias: s.name for s in network.steps if s.name in plan.keep for alias in s.aliases}
+    logits = network.logits
+    for name, r in _walk(plan, lambda step, r: _pass_down(step, r, plan)[0]):
+        exact = exact and (limit is None or not r.numel() or float(r.amax()) < limit)
+        if name in plan.keep:
+            maps[name] = r.contiguous()  # a kernel may have its channels last
+        del r
+    return Relevance(semiring, plan.target, logits, exact, network.network.behind, maps, aliases)
+
+
+def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    network, semiring = plan.network, plan.semiring
+    shapes = {step.name: tuple(step.shape) for step in network.steps} | {"input": tuple(network.value("input").shape)}
+
+    def passed(step: Step, r: Tensor) -> list[Tensor]:
+        with _about(step, plan):
+            below = pass_down(step, r)
+        network.forget(step.name)
+        return below
+
+    def blank(name: str) -> Tensor:
+        return semiring.full(shapes[name], "zero", plan.start)
+
+    start = plan.start.reshape(*shapes[network.output], *semiring.shape)
+    return walk_back(network.steps, network.output, start, passed, semiring.plus, blank)
+
+
+def _state(model: nn.Module, inputs: Tensor) -> tuple:
+    return fingerprint(model), version(inputs)
+
+
+def _account(again: Callable[[], Plan], state: Callable[[], tuple], before: tuple) -> Mapping[str, Balance]:
+    """The account of each step, by a second explanation that keeps it."""
+    if state() != before:
+        raise KlrpError.value("conservation: the model or the inputs have changed since; explain them again.")
+    balances = {}
+    with _computing(None):
+        plan = again()
+
+        def pass_down(step: Step, r: Tensor) -> list[Tensor]:
+            passed, shares = _pass_down(step, r, plan)
+            linear = shares is None or plan.assignment[step.name][1].identical
+            balances[step.name] = balance(step.operation, shares, r, passed, linear)
+            return passed
+
+        for _ in _walk(plan, pass_down):
+            pass
+    return balances
+
+
+def shares_at(step: Step, plan: Plan) -> Shares | None:
+    """The shares of a step that takes some."""
+    if step.name not in plan.assignment:
+        return None
+    layer, rule, reads, _ = _layer_at(step, plan)
+    return shares_of(layer, rule, reads, plan.memory, plan.network.value(step.name))
+
+
+def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Read], Conversion]:
+    """The layer of a step that takes shares, what it reads, and what was decided for it."""
+    layer = step.operation
+    reads = [Read(*plan.network.before_relu(s)) for s in step.sources]
+    if isinstance(layer, Winner):
+        layer = layer.average(reads[0].value)
+    rule, theta = plan.assignment[step.name]
+    return layer, rule, reads, theta
+
+
+def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor], Shares | None]:
+    """What a step hands to each of its sources, and the shares that it took, if it did."""
+    shares = shares_at(step, plan)
+    if shares is None:
+        move: Move = step.operation
+        values = [plan.network.value(source) for source in step.sources] if move.reads_values else []
+        return list(move.hand_down(r, plan.semiring, values)), None
+    theta = plan.assignment[step.name][1]
+    return contraction.contract(shares, r, theta, plan.semiring, plan.memory), shares
+
+
+@contextmanager
+def _about(step: Step, plan: Plan) -> Iterator[None]:
+    """Errors from inside a step say which step it was, and under which settings."""
+    settings = "".join(
+        f", {what} {value!r}" for what, value in zip(("rule", "Θ"), plan.assignment.get(step.name, ()), strict=False)
+    )
+    where = f"{step.name} ({step.kind.__name__}, output {tuple(step.shape)}){settings}, semiring {plan.semiring.name}"
+    try:
+        yield
+    except KlrpError as error:
+        raise KlrpError.value(f"{where}: {error}") from None
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:  # the user's add, mul or Θ
+        raise KlrpError.value(
+            f"{where}: an operation failed with: {first_line(error)} Check add and mul of the semiring with "
+            f"klrp.check_laws."
+        ) from error
+
+
+def _twice(x: Any) -> Any:
+    """Two samples in the place of one, for inputs, targets and starts that have one."""
+    if isinstance(x, int | str | None) or not hasattr(x, "__len__") or (isinstance(x, Tensor) and not x.ndim):
+        return x
+    return torch.cat([torch.as_tensor(x)] * 2)
+
+
+def _first(relevance: Relevance, n: int, target: Any, start: Any) -> Relevance:
+    """The first ``n`` samples of a Relevance that was made of more; its arguments are checked all the same."""
+    logits = relevance.logits[:n]
+    targets = targets_for(target, logits)
+    start_for(start, relevance.semiring, targets, logits)
+    return relevance.first(n, None if isinstance(start, Tensor) else targets, logits)

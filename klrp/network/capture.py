@@ -1,0 +1,461 @@
+"""A network as the list of its calls: it is run once, and every function of torch that meets a value which depends
+on the input is recorded, with the module call it happened in.
+
+What runs is a shadow of the network, in evaluation mode. In-place operations are made pure, so that each recorded
+value stays what it was. A value is kept unless it is cheap to compute again, as that of a ReLU.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from klrp.errors import KlrpError
+from klrp.network import vocabulary
+from klrp.network.shadow import shadow_of
+from klrp.network.vocabulary import Traced, name_of
+
+Key = tuple[int, int]  # (number of the call, which of its outputs)
+INPUT: Key = (-1, 0)
+
+# Python values made from a tensor's numbers: a branch on them cannot be one graph for all inputs.
+_VALUES = set("__bool__ __float__ __int__ __complex__ __index__ __array__ __contains__ __dlpack__ item tolist numpy equal "
+              "allclose is_nonzero".split())  # fmt: skip
+# What asks for the shape or the kind of a tensor alone.
+_SHAPES = set("shape size dim ndim ndimension numel nelement len dtype device layout stride is_floating_point is_contiguous "
+              "is_complex is_cuda requires_grad is_leaf grad_fn names itemsize element_size get_device".split())  # fmt: skip
+_FOLDERS = tuple(os.path.dirname(inspect.getfile(place)) + os.sep for place in (torch, vocabulary)) + ("<",)
+
+
+class Frame(NamedTuple):
+    """A call of a module: its path and type, and which call it happened in."""
+
+    path: str
+    kind: type
+    above: Frame | None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A recorded call: a pure function, its arguments with a Traced for each value that depends on the input, what is
+    known of its outputs, and where it happened."""
+
+    name: str
+    function: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: tuple[Traced, ...]
+    frame: Frame
+    where: str
+    module: nn.Module | None = None  # a registered one
+
+    def sources(self) -> list[Traced]:
+        """What it reads, in the order of its arguments."""
+        return [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Traced)]
+
+    def again(self, value: Callable[[Traced], Any]) -> Any:
+        """Compute it from the values of what it reads."""
+        put = lambda x: value(x) if isinstance(x, Traced) else x  # noqa: E731
+        return self.function(*mapped(put, self.args), **mapped(put, self.kwargs))
+
+
+class Capture(NamedTuple):
+    """One run of a network: its calls, what of the values was kept, what it returned, and which values an in-place
+    operation has spoilt: (the call, the value, a message)."""
+
+    calls: list[Call]
+    values: dict[Key, Tensor]
+    returned: Any
+    spoilt: list[tuple[int, Key, str]]
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """The leaves of nested lists, tuples, dictionaries and slices."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif isinstance(tree, slice):
+        tree = (tree.start, tree.stop, tree.step)
+    elif not isinstance(tree, list | tuple) or isinstance(tree, Traced):
+        yield tree
+        return
+    for item in tree:
+        yield from leaves(item)
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same tree with the function applied to each leaf."""
+    if isinstance(tree, dict):
+        return {key: mapped(function, item) for key, item in tree.items()}
+    if isinstance(tree, Traced) or not isinstance(tree, list | tuple):
+        return function(tree)
+    items = [mapped(function, item) for item in tree]
+    return items if isinstance(tree, list) else tuple(items)
+
+
+def capture(model: nn.Module, x: Tensor) -> Capture:
+    """Run ``model`` on ``x`` and record its calls; what it writes to is copied before."""
+    for share in (True, False):
+        try:
+            recorder = _Recorder(*shadow_of(model, share), x.clone(), share)
+            captured = recorder.run()
+            if recorder.unknown:
+                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), _changed_input(x), share))
+            return captured
+        except _Writes as written:
+            where = str(written)
+    raise KlrpError.value(f"model: it changes a weight that klrp cannot copy, in {where}. Change a copy in forward.")
+
+
+def replay(calls: list[Call], kept: set[Key], x: Tensor) -> dict[Key, Tensor]:
+    """The values that ``kept`` names, for another input of the same shape."""
+    values: dict[Key, Any] = {INPUT: x}
+    last = {source.key: number for number, call in enumerate(calls) for source in call.sources()}
+    for number, call in enumerate(calls):
+        out = call.again(lambda source: values[source.key])
+        outputs = tensors_of(out)
+        values.update({traced.key: outputs[traced.item] for traced in call.outputs})
+        for key in {source.key for source in call.sources()} | {traced.key for traced in call.outputs}:
+            if key not in kept and last.get(key, number) <= number:
+                del values[key]
+    return values
+
+
+def tensors_of(out: Any) -> tuple:
+    """What a function returned as a tuple of outputs."""
+    return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+
+def _changed_input(x: Tensor) -> Tensor:
+    if x.is_floating_point():
+        return x + torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return x.flip(-1)
+
+
+def _check_constant(unknown: list[tuple[Tensor, str]], other: _Recorder) -> None:
+    """A KlrpError if a tensor that no recorded function made depends on the input: unseen code made it."""
+    other.run()
+    same = len(unknown) == len(other.unknown)
+    for (tensor, where), (again, _) in zip(unknown, other.unknown, strict=False):
+        same = same and tensor.shape == again.shape and torch.equal(tensor, again)
+        if not same:
+            raise KlrpError.value(
+                f"model: at {where} a value comes in that depends on the input and was made by code that klrp cannot "
+                f"see, such as a scripted function or an extension. Put that code into a module of its own and "
+                f"register it: klrp.register(TheModule, like=torch.nn.ReLU)."
+            )
+
+
+class _Writes(Exception):
+    """The network is about to write to the user's memory."""
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, shadow: nn.Module, held: list[Tensor], x: Tensor, share: bool):
+        super().__init__()
+        self.shadow, self.x = shadow, x
+        self.calls: list[Call] = []
+        self.values: dict[Key, Tensor] = {INPUT: x.detach()}
+        # id -> (weak reference, Traced); a tensor that is known not to depend on the input has None for it.
+        self.seen: dict[int, tuple[weakref.ref, Traced | None]] = {}
+        self.frame = Frame("", type(shadow), None)
+        self.failed: Frame | None = None
+        self.readers: Counter[Key] = Counter()
+        self.folding: list[tuple[weakref.ref, Key]] = []
+        self.spoilt: list[tuple[int, Key, str]] = []
+        self.unknown: list[tuple[Tensor, str]] = []
+        self.protected: set[int] = set()
+        for tensor in held:
+            self._see(tensor, None)
+        if share:
+            self.protected = {p.untyped_storage().data_ptr() for p in shadow.parameters()}
+        self._see(x, Traced(*INPUT, x.shape, x.dtype, x.device))
+
+    def run(self) -> Capture:
+        self._enter_modules()
+        with torch.no_grad(), self:
+            self.shadow.eval()
+            try:
+                returned = self.shadow(self.x)
+            except (KlrpError, _Writes):
+                raise
+            except Exception as error:
+                raise self._cannot_run(error) from error
+        returned = mapped(lambda t: (self._traced(t) or t) if isinstance(t, Tensor) else t, returned)
+        return Capture(self.calls, self.values, returned, self.spoilt)
+
+    def _enter_modules(self) -> None:
+        registered = vocabulary.MODULES
+        for path, module in self.shadow.named_modules():
+            whole = next((registered[kind] for kind in type(module).__mro__ if kind in registered), None)
+            run = self._whole if whole is not None else self._entered
+            vars(module)["forward"] = run(path, module, module.forward)
+
+    def _entered(self, path: str, module: nn.Module, forward: Callable) -> Callable:
+        kind = type(module)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            above, self.frame = self.frame, Frame(path, kind, self.frame)
+            try:
+                return forward(*args, **kwargs)
+            except Exception:
+                self.failed = self.failed or self.frame
+                raise
+            finally:
+                self.frame = above
+
+        return run
+
+    def _whole(self, path: str, module: nn.Module, forward: Callable) -> Callable:
+        """A registered module is one call, whatever its forward does."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with torch._C.DisableTorchFunction():
+                return self._record(type(module).__name__, _on_copies(forward), args, kwargs, module)
+
+        return self._entered(path, module, run)
+
+    # --- functions ---------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        live = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor) and self._traced(x) is not None]
+        name = name_of(func)
+        if not live:
+            return self._constant(func, name, args, kwargs)
+        if name in _SHAPES:
+            return func(*args, **kwargs)
+        plain = getattr(func, "__name__", "")
+        if plain in _VALUES:
+            raise KlrpError.value(
+                f"model: a branch depends on the data: {plain.strip('_')}() of a value that depends on the input, at {_line()}. "
+                f"Move it out of forward(), or register the module that holds it: "
+                f"klrp.register(TheModule, like=torch.nn.ReLU)."
+            )
+        if name in vocabulary.CONSTANTS and plain != "__set__":
+            return self._known(func(*args, **kwargs))
+        if name in vocabulary.TAKEN_APART:
+            with self:
+                return vocabulary.TAKEN_APART[name](*args, **kwargs)
+        pure, args, kwargs, changed = _made_pure(func, name, args, kwargs)
+        if pure is None:
+            raise KlrpError.value(
+                f"model: {name} writes to a tensor in place, at {_line()}, and klrp cannot follow what it changes. "
+                f"Write it without changing its argument."
+            )
+        return self._record(name, pure, args, kwargs, changed=changed)
+
+    def _constant(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
+        """A call that meets nothing that depends on the input; what it may not write to is protected."""
+        target = _written(func, name, args, kwargs)
+        if target is not None:
+            memory = target.untyped_storage().data_ptr()
+            if memory in self.protected:
+                raise _Writes(_line())
+            if any(t.untyped_storage().data_ptr() == memory for t, traced in self._alive() if traced is not None):
+                raise KlrpError.value(
+                    f"model: {name} works in place on memory that a value of the network shares, at {_line()}. "
+                    f"Write it without changing its argument: y = f(x) in place of f_(x)."
+                )
+        return self._known(func(*args, **kwargs))
+
+    def _record(
+        self, name: str, pure: Callable, args: tuple, kwargs: dict, module: nn.Module | None = None,
+        changed: Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        self._let_go()
+        number, traced_args, traced_kwargs = len(self.calls), self._replaced(args), self._replaced(kwargs)
+        out = pure(*args, **kwargs)
+        tensors = tensors_of(out)
+        if not any(isinstance(t, Tensor) for t in tensors):
+            return out  # sizes and the like carry no relevance
+        outputs = tuple(
+            Traced(number, item, t.shape, t.dtype, t.device) for item, t in enumerate(tensors) if isinstance(t, Tensor)
+        )
+        call = Call(name, pure, traced_args, traced_kwargs, outputs, self.frame, _line(), module)
+        self.calls.append(call)
+        for source in call.sources():
+            self.readers[source.key] += 1
+        if name == "batch_norm":
+            self._may_fold(args[0] if args else kwargs["input"])
+        if not recomputable(call):
+            self.values.update({traced.key: tensors[traced.item].detach() for traced in outputs})
+        if changed is not None:
+            out = self._changed(changed, out, number)
+            tensors = (out,)
+        for traced in outputs:
+            self._see(tensors[traced.item], traced)
+        return out
+
+    def _replaced(self, tree: Any) -> Any:
+        def put(leaf: Any) -> Any:
+            if isinstance(leaf, slice):
+                return slice(*(put(end) for end in (leaf.start, leaf.stop, leaf.step)))
+            if not isinstance(leaf, Tensor):
+                return leaf
+            found = self.seen.get(id(leaf))
+            if found is None or found[0]() is not leaf:
+                self.unknown.append((leaf.detach(), _line()))
+                return leaf.detach()
+            return found[1] or leaf.detach()
+
+        return mapped(put, tree)
+
+    def _changed(self, target: Tensor, out: Tensor, number: int) -> Tensor:
+        """After an in-place operation: the target holds the result, and what shared its memory is spoilt."""
+        if out is not target:
+            memory = target.untyped_storage().data_ptr()
+            message = (
+                f"{self.calls[-1].name} works in place on a view of a tensor that is read again later, at {_line()}"
+            )
+            for other, traced in self._alive():
+                if traced is not None and other is not target and other.untyped_storage().data_ptr() == memory:
+                    self.spoilt.append((number, traced.key, message))
+            target.data = out  # the recorded values have the old memory
+        return target
+
+    # --- what is known of tensors ------------------------------------------------------------------------
+
+    def _see(self, tensor: Tensor, traced: Traced | None) -> None:
+        self.seen[id(tensor)] = weakref.ref(tensor), traced
+
+    def _known(self, out: Any) -> Any:
+        for leaf in tensors_of(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf, None)
+        return out
+
+    def _traced(self, tensor: Tensor) -> Traced | None:
+        found = self.seen.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def _alive(self) -> Iterator[tuple[Tensor, Traced | None]]:
+        for reference, traced in list(self.seen.values()):
+            if (tensor := reference()) is not None:
+                yield tensor, traced
+
+    def _may_fold(self, tensor: Tensor) -> None:
+        if (traced := self._traced(tensor)) is not None:
+            self.folding.append((weakref.ref(tensor), traced.key))
+
+    def _let_go(self) -> None:
+        """The output of a layer that a BatchNorm alone has read is not needed where it cannot be read again."""
+        for reference, key in self.folding:
+            if reference() is None and self.readers[key] == 1:
+                self.values.pop(key, None)
+        self.folding = [(reference, key) for reference, key in self.folding if reference() is not None]
+
+    def _cannot_run(self, error: Exception) -> KlrpError:
+        frame = self.failed or self.frame
+        place = f"{frame.path} ({frame.kind.__name__})" if frame.path else frame.kind.__name__
+        if not self.x.is_floating_point() and not isinstance(error, IndexError):
+            return KlrpError.type(
+                f"inputs: got {self.x.dtype}; expected floats [N, ...], or whole numbers where the network begins with "
+                f"an nn.Embedding: {place} failed with: {first_line(error)} Convert them: inputs.float()."
+            )
+        return KlrpError.value(
+            f"inputs: the network cannot run on {tuple(self.x.shape)} of {self.x.dtype}: {place} failed with: "
+            f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for."
+        )
+
+
+def recomputable(call: Call) -> bool:
+    """Whether the value of a call costs little to compute again, and is the same whenever it is."""
+    entry = vocabulary.FUNCTIONS.get(call.name)
+    if entry is None or call.module is not None or entry.registered or call.name in vocabulary.RANDOM:
+        return False
+    return entry.build is vocabulary.squash or entry.build is vocabulary.activation
+
+
+def _made_pure(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[Callable | None, tuple, dict, Any]:
+    """A function that changes none of its arguments, with its arguments, and the tensor that func changes."""
+    if "dropout" in name:  # in evaluation mode it does nothing
+        place = _place(func, "inplace")
+        in_place = kwargs.get("inplace", place is not None and len(args) > place and args[place])
+        x = args[0] if args else kwargs["input"]
+        return _identity, (x,), {}, x if in_place or func.__name__.endswith("_") else None
+    target = _written(func, name, args, kwargs)
+    if getattr(func, "__name__", "") == "__set__":
+        return None, args, kwargs, None
+    if target is None or name == "embedding":
+        return func, args, kwargs, None
+    if "out" in kwargs or func.__name__ == "__setitem__":
+        return None, args, kwargs, None
+    if not func.__name__.endswith("_"):  # by its argument inplace
+        place = _place(func, "inplace")
+        if place is not None and len(args) > place:
+            args = (*args[:place], False, *args[place + 1 :])
+        return func, args, {k: v for k, v in kwargs.items() if k != "inplace"}, target
+    pure = next((getattr(home, name) for home in (Tensor, torch, F) if hasattr(home, name)), None)
+    return pure, args, kwargs, target
+
+
+def _written(func: Callable, name: str, args: tuple, kwargs: dict) -> Tensor | None:
+    """The tensor that a call changes, if it does."""
+    plain = getattr(func, "__name__", "")
+    first = args[0] if args else kwargs.get("input")
+    if isinstance(kwargs.get("out"), Tensor):
+        return kwargs["out"]
+    if plain == "__setitem__":
+        return first
+    if (
+        plain.endswith("_")
+        and not plain.startswith("_")
+        and plain not in ("requires_grad_", "detach_", "share_memory_")
+    ):
+        return first
+    if name == "embedding" and _given(func, "max_norm", args, kwargs) is not None:
+        return args[1] if len(args) > 1 else kwargs["weight"]
+    return first if _given(func, "inplace", args, kwargs) is True else None
+
+
+def _given(func: Callable, argument: str, args: tuple, kwargs: dict) -> Any:
+    if argument in kwargs:
+        return kwargs[argument]
+    place = _place(func, argument)
+    return args[place] if place is not None and place < len(args) else None
+
+
+@cache
+def _place(func: Callable, argument: str) -> int | None:
+    """Where a function of torch.nn.functional takes an argument by position."""
+    try:
+        names = list(inspect.signature(func).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index(argument) if argument in names else None
+
+
+def _on_copies(function: Callable) -> Callable:
+    """The function, which may change its arguments, on copies of them."""
+    copies = partial(mapped, lambda t: t.detach().clone() if isinstance(t, Tensor) else t)
+    return lambda *args, **kwargs: function(*copies(args), **copies(kwargs))
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x.view_as(x)
+
+
+def _line() -> str:
+    """The line of the user's code that is running: the innermost one that is neither torch's nor klrp's."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_FOLDERS):
+        frame = frame.f_back
+    return "an unknown line" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" .:") + "."

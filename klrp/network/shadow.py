@@ -1,0 +1,129 @@
+"""A copy of a network that can be run without changing it: what a forward writes to is written to the copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from klrp.errors import KlrpError
+
+_HOOKS_OF_GRADIENTS = ("_backward_hooks", "_backward_pre_hooks")
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), type, FunctionType, BuiltinFunctionType, torch.dtype)
+_REFUSED = {
+    torch.jit.ScriptModule: "is scripted, and its operations cannot be seen. Give the network it was scripted from"
+}
+
+
+def opened(model: Any) -> nn.Module:
+    """The network inside DataParallel, torch.compile, AveragedModel and their like."""
+    if not isinstance(model, nn.Module):
+        raise KlrpError.type(f"model: got {type(model).__name__}; expected a torch.nn.Module.")
+    return opened(_inner(model)) if _inner(model) is not model else model
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+    if isinstance(module, wrappers):
+        return module.module
+    compiled = vars(module).get("_modules", {}).get("_orig_mod")
+    return module if compiled is None else compiled
+
+
+def shadow_of(model: nn.Module, share: bool) -> tuple[nn.Module, list[Tensor]]:
+    """A copy of ``model``: parameters are other objects over the same memory (copies of it unless ``share``), buffers
+    and what else it holds are copies; what cannot be copied, such as a lock or an open file, is the same object. With it come the tensors it holds."""
+    memo: dict[int, Any] = {}
+    modules = list(_reachable(model))
+    for module in modules:
+        for kind, why in _REFUSED.items():
+            if isinstance(module, kind):
+                raise KlrpError.type(f"model: {type(module).__name__} {why}.")
+        if type(module).__module__.startswith("torch.ao.nn.") and "quant" in type(module).__module__:
+            raise KlrpError.type(f"model: {type(module).__name__} is quantised; give the network in floats.")
+    for module in modules:
+        inner = _inner(module)
+        memo[id(module)] = object.__new__(type(module)) if inner is module else None
+    for module in modules:  # a wrapper inside stands for what it wraps
+        if memo[id(module)] is None:
+            memo[id(module)] = memo[id(opened(module))]
+    for module in modules:
+        if _inner(module) is module:
+            _fill(vars(memo[id(module)]), module, memo, share)
+    return memo[id(model)], [x for x in memo.values() if isinstance(x, Tensor)]
+
+
+def _reachable(model: nn.Module) -> Iterator[nn.Module]:
+    """Every module once, those in plain lists and dictionaries too."""
+    seen, waiting = set(), [model]
+    while waiting:
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield module
+        waiting.extend(_modules_in([*vars(module).values()]))
+
+
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            if not isinstance(item, (*_PLAIN, Tensor)):
+                yield from _modules_in(item)
+
+
+def _fill(state: dict[str, Any], module: nn.Module, memo: dict[int, Any], share: bool) -> None:
+    for name, value in vars(module).items():
+        if name == "_parameters":
+            state[name] = {key: _parameter(p, memo, share) for key, p in value.items()}
+        elif name == "_buffers":
+            state[name] = {key: _tensor(b, memo) for key, b in value.items()}
+        elif name == "_modules":
+            state[name] = {key: None if m is None else memo[id(m)] for key, m in value.items()}
+        elif name == "_compiled_call_impl" or name in _HOOKS_OF_GRADIENTS:
+            state[name] = None if name == "_compiled_call_impl" else type(value)()
+        elif name.endswith("hooks") or "_hooks_" in name:
+            state[name] = type(value)(value) if isinstance(value, dict) else value
+        else:
+            state[name] = _copied(value, memo, share)
+
+
+def _parameter(p: Tensor | None, memo: dict[int, Any], share: bool) -> Tensor | None:
+    if p is not None and id(p) not in memo:
+        plain = p.detach() if share else p.detach().clone()
+        memo[id(p)] = nn.Parameter(plain, p.requires_grad) if isinstance(p, nn.Parameter) else plain
+    return None if p is None else memo[id(p)]
+
+
+def _tensor(x: Tensor | None, memo: dict[int, Any]) -> Tensor | None:
+    if x is not None and id(x) not in memo:
+        memo[id(x)] = x.detach().clone()
+    return None if x is None else memo[id(x)]
+
+
+def _copied(value: Any, memo: dict[int, Any], share: bool) -> Any:
+    """A copy of what a module holds, with the copies of modules and tensors in their place."""
+    if isinstance(value, _PLAIN):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, nn.Parameter):
+        return _parameter(value, memo, share)
+    if isinstance(value, Tensor):
+        return _tensor(value, memo)
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, memo.get(id(value.__self__), value.__self__))
+    if type(value) in (list, tuple, set):
+        return type(value)([_copied(item, memo, share) for item in value])
+    if type(value) is dict:
+        return {key: _copied(item, memo, share) for key, item in value.items()}
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # a lock, a file, a generator: whatever deepcopy raises
+        return value
