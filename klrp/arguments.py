@@ -95,21 +95,17 @@ def targets_for(target: Any, logits: Tensor) -> Tensor:
     n, classes = logits.shape
     if target is None:
         return logits.argmax(1)
-    if isinstance(target, np.ndarray | Sequence) and not isinstance(target, str):
-        try:
+    given, many = target, isinstance(target, Sequence) and not isinstance(target, str)
+    try:
+        if many or isinstance(target, np.ndarray):
             target = torch.as_tensor(target)
-        except (TypeError, ValueError, RuntimeError):
-            raise _no_target(target) from None
-        target = target.long() if not len(target) else target
-    if not isinstance(target, Tensor):
-        if isinstance(target, bool | np.bool_):
-            raise _no_target(target)
-        try:
+            target = target if target.numel() else target.long()
+        elif not isinstance(target, Tensor | bool | np.bool_):
             target = torch.tensor(operator.index(target))
-        except (TypeError, RuntimeError):
-            raise _no_target(target) from None
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise _no_target(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise _no_target(given) from None
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise _no_target(given)
     if target.ndim == 0:
         _check_class(int(target), classes)
         target = target.expand(n)

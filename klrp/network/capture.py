@@ -358,6 +358,12 @@ class _Recorder(TorchFunctionMode):
 
     def _cannot_run(self, error: Exception) -> KlrpError:
         frame = self.failed or self.frame
+        missing = _missing(self.shadow) if isinstance(error, TypeError) and not frame.path else []
+        if missing:
+            return KlrpError.type(
+                f"model: its forward takes more than one tensor ({', '.join(missing)}). Wrap it in a module whose "
+                f"forward takes the one tensor to explain."
+            )
         place = f"{frame.path} ({frame.kind.__name__})" if frame.path else frame.kind.__name__
         if not self.x.is_floating_point() and not isinstance(error, IndexError):
             return KlrpError.type(
@@ -368,6 +374,12 @@ class _Recorder(TorchFunctionMode):
             f"inputs: the network cannot run on {tuple(self.x.shape)} of {self.x.dtype}: {place} failed with: "
             f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for."
         )
+
+
+def _missing(module: nn.Module) -> list[str]:
+    """The arguments of forward beyond the first that have no default."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def recomputable(call: Call) -> bool:

@@ -251,7 +251,7 @@ class _Builder:
         while number >= 0 and self.read[number, 0] == 1:
             call = self.calls[number]
             entry = vocabulary.FUNCTIONS.get(call.name)
-            if entry is not None and entry.build is vocabulary.squash and call.module is None:
+            if entry is not None and entry.build is vocabulary.squash and call.name != "softmin":
                 _check_over_classes(call)
                 self.calls[number], self.squashed = replace(call, function=lambda x, *args, **kwargs: x), number
                 self.values = {key: value for key, value in self.values.items() if key[0] < number}
@@ -314,8 +314,8 @@ class _Builder:
     def _operation(self, call: Call, entry: Entry, output: Traced) -> tuple[Operation, list[Traced]]:
         if entry.build is vocabulary.squash and output.call != self.squashed:
             raise KlrpError.value(
-                "no rule takes relevance through it. At the end of a network the values before it are explained; a gate "
-                "inside a network cannot be explained yet"
+                "no rule takes relevance through it. At the end of a network klrp looks behind a softmax or sigmoid; else leave "
+                "it out and explain the logits, the values before it. A gate inside a network cannot be explained yet"
             )
         if entry.build is vocabulary.rearrange:
             operation, sources = _rearranged(call, output.item)
@@ -490,25 +490,23 @@ def _folded(layer: Layer, norm: Affine) -> Layer:
 
 
 def _described(call: Call) -> str:
-    if call.module is not None or call.frame.path and len(call.frame.path):
-        return f"{call.name} in {call.frame.path} ({call.frame.kind.__name__})"
-    return call.name
+    """A module of torch by its path; a function with the module it is in."""
+    path, kind = call.frame.path, call.frame.kind
+    if path and (call.module is not None or kind.__module__.startswith("torch.nn.")):
+        return f"{path} ({kind.__name__})"
+    return f"{call.name} in {path} ({kind.__name__})" if path else call.name
 
 
 def _without_rule(call: Call) -> KlrpError:
-    function = call.function
-    home = getattr(function, "__module__", None) or ("torch" if hasattr(torch, call.name) else "")
-    owner = f", or the whole of {call.frame.kind.__name__}, the module it is in" if call.frame.path else ""
-    alone = {s.shape for s in call.sources()} == {call.outputs[0].shape} and len(call.outputs) == 1
-    hint = (
-        f"If it acts on each neuron by itself, as an activation does, say so: klrp.register({home}.{call.name}, "
-        f"like=torch.relu){owner}. Otherwise klrp"
-        if alone and home
-        else "klrp"
-    )
-    return KlrpError.value(
-        f"model: {_described(call)} has no rule, at {call.where}. {hint} cannot explain this network yet."
-    )
+    kind, home = call.frame.kind, getattr(call.function, "__module__", None)
+    if call.frame.path and kind.__module__.startswith("torch.nn."):
+        like = f"klrp.register({kind.__name__}, like=torch.nn.ReLU)"
+    else:
+        like = f"klrp.register({home}.{call.name}, like=torch.relu)" if home else f"klrp.register({call.name!r}, like='relu')"
+        like += f", or the whole of {kind.__name__}, the module it is in" if call.frame.path else ""
+    alone = {source.shape for source in call.sources()} == {call.outputs[0].shape} and len(call.outputs) == 1
+    hint = f"If it acts on each neuron by itself, as an activation does, say so: {like}. Otherwise klrp" if alone else "klrp"
+    return KlrpError.value(f"model: {_described(call)} has no rule, at {call.where}. {hint} cannot explain this network yet.")
 
 
 def _not_a_tensor(value: Any) -> str:

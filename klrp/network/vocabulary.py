@@ -161,6 +161,10 @@ def _div(a, b, *, rounding_mode=None) -> Built:
     return _sum([(a, 1 / b)])
 
 
+def _rdiv(a, b) -> Built:
+    return _div(b, a)
+
+
 def _sum(terms: list[tuple[Any, Any]]) -> Built:
     """Σ factor · term: the traced terms are the inputs, the constant ones the bias."""
     live = [(x, factor) for x, factor in terms if isinstance(x, Traced)]
@@ -261,7 +265,9 @@ def squash(x, *args, **kwargs) -> Built:
 
 def _check_batched(x: Traced, batched: bool) -> None:
     if not batched:
-        raise SampleAxisError(f"inputs: a layer got {tuple(x.shape)}; expected [N, ...]")
+        raise SampleAxisError(
+            f"inputs: a layer got {tuple(x.shape)}; expected [N, ...]. Add the axis of samples: inputs[None]"
+        )
 
 
 def _tuple(value: Any, n: int) -> tuple[int, ...]:
@@ -306,7 +312,7 @@ _ACTIVATIONS = {
 }  # fmt: skip
 _COPIES = "clone contiguous to type type_as float double half bfloat16 long int cpu cuda positive"
 _SQUASHING = {
-    "softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "sigmoid": nn.Sigmoid, "logsigmoid": nn.LogSigmoid,
+    "softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "sigmoid": nn.Sigmoid, "logsigmoid": nn.LogSigmoid, "log_sigmoid": nn.LogSigmoid, "softmin": nn.Softmin,
     "hardsigmoid": nn.Hardsigmoid,
 }  # fmt: skip
 _REARRANGING = """flatten reshape view squeeze unsqueeze unflatten ravel view_as reshape_as permute transpose t T mT
@@ -342,7 +348,7 @@ def _table() -> dict[str, Entry]:
     table |= {name: Entry(ADD, _add) for name in ("add",)}
     table |= {name: Entry(ADD, _sub) for name in ("sub", "subtract")} | {"rsub": Entry(ADD, _rsub)}
     table |= {name: Entry(Affine, _mul) for name in ("mul", "multiply")}
-    table |= {name: Entry(Affine, _div) for name in ("div", "divide", "true_divide")}
+    table |= {name: Entry(Affine, _div) for name in ("div", "divide", "true_divide")} | {"rdiv": Entry(Affine, _rdiv)}
     table |= {name: Entry(Affine, _neg) for name in ("neg", "negative")}
     table |= {name: Entry(Concat, _cat) for name in ("cat", "concat", "concatenate")}
     return table | {
@@ -420,7 +426,7 @@ def register(target: type[nn.Module] | Callable | str, like: type[nn.Module] | C
             f"torch.nn.ReLU for a module or torch.relu for a function."
         )
     table, key = (MODULES, target) if module else (FUNCTIONS, target if isinstance(target, str) else name_of(target))
-    if key in table and not table[key].registered:
+    if key in table and not table[key].registered or module and _like_module(target) and key not in table:
         raise KlrpError.value(f"target: klrp knows {target!r} already; give your own first, then like=.")
     table[key] = known._replace(registered=True)
 

@@ -133,5 +133,5 @@ def test_one_sample_at_a_time(inputs):
 
 
 def test_a_network_with_too_many_edges_is_refused():
-    with pytest.raises(klrp.KlrpError, match="more than 200000 edges.*klrp.explain"):
+    with pytest.raises(klrp.KlrpError, match="250000 edges, more than the 200000.*klrp.explain"):
         symbolic.explain(nn.Linear(500, 500), torch.rand(1, 500), theta=lambda d, edge: d, zero=0, one=1)
