@@ -13,7 +13,8 @@ from torch import Tensor
 from klrp.composites import ANY, Assignment, Composite, assign, check_rule
 from klrp.conversions import Theta
 from klrp.errors import KlrpError
-from klrp.network.steps import Network, Step, Trace, check_inputs, fingerprint, trace
+from klrp.network.steps import Network, Step, Trace
+from klrp.network.tracing import check_inputs, fingerprint, trace
 from klrp.rules import Rule
 from klrp.semirings import Semiring
 
@@ -104,7 +105,12 @@ def targets_for(target: Any, logits: Tensor) -> Tensor:
             target = torch.tensor(operator.index(target))
     except (TypeError, ValueError, RuntimeError):
         raise _no_target(given) from None
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+    if (
+        not isinstance(target, Tensor)
+        or target.is_floating_point()
+        or target.is_complex()
+        or target.dtype == torch.bool
+    ):
         raise _no_target(given)
     if target.ndim == 0:
         _check_class(int(target), classes)

@@ -20,7 +20,8 @@ from klrp.conversions import Conversion, as_conversion
 from klrp.errors import KlrpError
 from klrp.network.layers import Affine, Layer
 from klrp.network.moves import Winner
-from klrp.network.steps import Step, check_inputs, trace
+from klrp.network.steps import Step
+from klrp.network.tracing import check_inputs, trace
 from klrp.network.vocabulary import ADD
 from klrp.rules import Rule
 from klrp.semirings import (

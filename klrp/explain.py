@@ -20,7 +20,8 @@ from klrp.errors import KlrpError, SampleAxisError
 from klrp.network.capture import first_line
 from klrp.network.layers import Layer, Read
 from klrp.network.moves import Move, Winner
-from klrp.network.steps import Step, fingerprint, version
+from klrp.network.steps import Step
+from klrp.network.tracing import fingerprint, version
 from klrp.relevance import Relevance
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring, find_semiring

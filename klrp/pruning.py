@@ -24,7 +24,8 @@ from klrp.errors import KlrpError
 from klrp.explain import explain
 from klrp.network.layers import Affine, Conv, Linear, Pool
 from klrp.network.moves import Pass, Winner
-from klrp.network.steps import Step, Trace, trace
+from klrp.network.steps import Step, Trace
+from klrp.network.tracing import trace
 from klrp.semirings import REAL, find_semiring
 from klrp.tables import Table
 

@@ -8,27 +8,33 @@ value stays what it was. A value is kept unless it is cheap to compute again, as
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from klrp.errors import KlrpError
 from klrp.network import vocabulary
+from klrp.network.builders import Traced
+from klrp.network.calls import (
+    INPUT,
+    Call,
+    Frame,
+    Key,
+    first_line,
+    leaves,
+    line_of_user,
+    mapped,
+    recomputable,
+    tensors_of,
+)
+from klrp.network.purity import made_pure, on_copies, written
 from klrp.network.shadow import shadow_of
-from klrp.network.vocabulary import Traced, name_of
-
-Key = tuple[int, int]  # (number of the call, which of its outputs)
-INPUT: Key = (-1, 0)
+from klrp.network.vocabulary import name_of
 
 # Python values made from a tensor's numbers: a branch on them cannot be one graph for all inputs.
 _VALUES = set("__bool__ __float__ __int__ __complex__ __index__ __array__ __contains__ __dlpack__ item tolist numpy equal "
@@ -36,39 +42,6 @@ _VALUES = set("__bool__ __float__ __int__ __complex__ __index__ __array__ __cont
 # What asks for the shape or the kind of a tensor alone.
 _SHAPES = set("shape size dim ndim ndimension numel nelement len dtype device layout stride is_floating_point is_contiguous "
               "is_complex is_cuda requires_grad is_leaf grad_fn names itemsize element_size get_device".split())  # fmt: skip
-_FOLDERS = tuple(os.path.dirname(inspect.getfile(place)) + os.sep for place in (torch, vocabulary)) + ("<",)
-
-
-class Frame(NamedTuple):
-    """A call of a module: its path and type, and which call it happened in."""
-
-    path: str
-    kind: type
-    above: Frame | None
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A recorded call: a pure function, its arguments with a Traced for each value that depends on the input, what is
-    known of its outputs, and where it happened."""
-
-    name: str
-    function: Callable
-    args: tuple
-    kwargs: dict[str, Any]
-    outputs: tuple[Traced, ...]
-    frame: Frame
-    where: str
-    module: nn.Module | None = None  # a registered one
-
-    def sources(self) -> list[Traced]:
-        """What it reads, in the order of its arguments."""
-        return [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Traced)]
-
-    def again(self, value: Callable[[Traced], Any]) -> Any:
-        """Compute it from the values of what it reads."""
-        put = lambda x: value(x) if isinstance(x, Traced) else x  # noqa: E731
-        return self.function(*mapped(put, self.args), **mapped(put, self.kwargs))
 
 
 class Capture(NamedTuple):
@@ -79,29 +52,6 @@ class Capture(NamedTuple):
     values: dict[Key, Tensor]
     returned: Any
     spoilt: list[tuple[int, Key, str]]
-
-
-def leaves(tree: Any) -> Iterator[Any]:
-    """The leaves of nested lists, tuples, dictionaries and slices."""
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif isinstance(tree, slice):
-        tree = (tree.start, tree.stop, tree.step)
-    elif not isinstance(tree, list | tuple) or isinstance(tree, Traced):
-        yield tree
-        return
-    for item in tree:
-        yield from leaves(item)
-
-
-def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same tree with the function applied to each leaf."""
-    if isinstance(tree, dict):
-        return {key: mapped(function, item) for key, item in tree.items()}
-    if isinstance(tree, Traced) or not isinstance(tree, list | tuple):
-        return function(tree)
-    items = [mapped(function, item) for item in tree]
-    return items if isinstance(tree, list) else tuple(items)
 
 
 def capture(model: nn.Module, x: Tensor) -> Capture:
@@ -116,25 +66,6 @@ def capture(model: nn.Module, x: Tensor) -> Capture:
         except _Writes as written:
             where = str(written)
     raise KlrpError.value(f"model: it changes a weight that klrp cannot copy, in {where}. Change a copy in forward.")
-
-
-def replay(calls: list[Call], kept: set[Key], x: Tensor) -> dict[Key, Tensor]:
-    """The values that ``kept`` names, for another input of the same shape."""
-    values: dict[Key, Any] = {INPUT: x}
-    last = {source.key: number for number, call in enumerate(calls) for source in call.sources()}
-    for number, call in enumerate(calls):
-        out = call.again(lambda source: values[source.key])
-        outputs = tensors_of(out)
-        values.update({traced.key: outputs[traced.item] for traced in call.outputs})
-        for key in {source.key for source in call.sources()} | {traced.key for traced in call.outputs}:
-            if key not in kept and last.get(key, number) <= number:
-                del values[key]
-    return values
-
-
-def tensors_of(out: Any) -> tuple:
-    """What a function returned as a tuple of outputs."""
-    return tuple(out) if isinstance(out, tuple | list) else (out,)
 
 
 def _changed_input(x: Tensor) -> Tensor:
@@ -222,7 +153,7 @@ class _Recorder(TorchFunctionMode):
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with torch._C.DisableTorchFunction():
-                return self._record(type(module).__name__, _on_copies(forward), args, kwargs, module)
+                return self._record(type(module).__name__, on_copies(forward), args, kwargs, module)
 
         return self._entered(path, module, run)
 
@@ -239,7 +170,7 @@ class _Recorder(TorchFunctionMode):
         plain = getattr(func, "__name__", "")
         if plain in _VALUES:
             raise KlrpError.value(
-                f"model: a branch depends on the data: {plain.strip('_')}() of a value that depends on the input, at {_line()}. "
+                f"model: a branch depends on the data: {plain.strip('_')}() of a value that depends on the input, at {line_of_user()}. "
                 f"Move it out of forward(), or register the module that holds it: "
                 f"klrp.register(TheModule, like=torch.nn.ReLU)."
             )
@@ -248,24 +179,24 @@ class _Recorder(TorchFunctionMode):
         if name in vocabulary.TAKEN_APART:
             with self:
                 return vocabulary.TAKEN_APART[name](*args, **kwargs)
-        pure, args, kwargs, changed = _made_pure(func, name, args, kwargs)
+        pure, args, kwargs, changed = made_pure(func, name, args, kwargs)
         if pure is None:
             raise KlrpError.value(
-                f"model: {name} writes to a tensor in place, at {_line()}, and klrp cannot follow what it changes. "
+                f"model: {name} writes to a tensor in place, at {line_of_user()}, and klrp cannot follow what it changes. "
                 f"Write it without changing its argument."
             )
         return self._record(name, pure, args, kwargs, changed=changed)
 
     def _constant(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
         """A call that meets nothing that depends on the input; what it may not write to is protected."""
-        target = _written(func, name, args, kwargs)
+        target = written(func, name, args, kwargs)
         if target is not None:
             memory = target.untyped_storage().data_ptr()
             if memory in self.protected:
-                raise _Writes(_line())
+                raise _Writes(line_of_user())
             if any(t.untyped_storage().data_ptr() == memory for t, traced in self._alive() if traced is not None):
                 raise KlrpError.value(
-                    f"model: {name} works in place on memory that a value of the network shares, at {_line()}. "
+                    f"model: {name} works in place on memory that a value of the network shares, at {line_of_user()}. "
                     f"Write it without changing its argument: y = f(x) in place of f_(x)."
                 )
         return self._known(func(*args, **kwargs))
@@ -283,7 +214,7 @@ class _Recorder(TorchFunctionMode):
         outputs = tuple(
             Traced(number, item, t.shape, t.dtype, t.device) for item, t in enumerate(tensors) if isinstance(t, Tensor)
         )
-        call = Call(name, pure, traced_args, traced_kwargs, outputs, self.frame, _line(), module)
+        call = Call(name, pure, traced_args, traced_kwargs, outputs, self.frame, line_of_user(), module)
         self.calls.append(call)
         for source in call.sources():
             self.readers[source.key] += 1
@@ -306,7 +237,7 @@ class _Recorder(TorchFunctionMode):
                 return leaf
             found = self.seen.get(id(leaf))
             if found is None or found[0]() is not leaf:
-                self.unknown.append((leaf.detach(), _line()))
+                self.unknown.append((leaf.detach(), line_of_user()))
                 return leaf.detach()
             return found[1] or leaf.detach()
 
@@ -316,9 +247,7 @@ class _Recorder(TorchFunctionMode):
         """After an in-place operation: the target holds the result, and what shared its memory is spoilt."""
         if out is not target:
             memory = target.untyped_storage().data_ptr()
-            message = (
-                f"{self.calls[-1].name} works in place on a view of a tensor that is read again later, at {_line()}"
-            )
+            message = f"{self.calls[-1].name} works in place on a view of a tensor that is read again later, at {line_of_user()}"
             for other, traced in self._alive():
                 if traced is not None and other is not target and other.untyped_storage().data_ptr() == memory:
                     self.spoilt.append((number, traced.key, message))
@@ -380,94 +309,3 @@ def _missing(module: nn.Module) -> list[str]:
     """The arguments of forward beyond the first that have no default."""
     parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
-def recomputable(call: Call) -> bool:
-    """Whether the value of a call costs little to compute again, and is the same whenever it is."""
-    entry = vocabulary.FUNCTIONS.get(call.name)
-    if entry is None or call.module is not None or entry.registered or call.name in vocabulary.RANDOM:
-        return False
-    return entry.build is vocabulary.squash or entry.build is vocabulary.activation
-
-
-def _made_pure(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[Callable | None, tuple, dict, Any]:
-    """A function that changes none of its arguments, with its arguments, and the tensor that func changes."""
-    if "dropout" in name:  # in evaluation mode it does nothing
-        place = _place(func, "inplace")
-        in_place = kwargs.get("inplace", place is not None and len(args) > place and args[place])
-        x = args[0] if args else kwargs["input"]
-        return _identity, (x,), {}, x if in_place or func.__name__.endswith("_") else None
-    target = _written(func, name, args, kwargs)
-    if getattr(func, "__name__", "") == "__set__":
-        return None, args, kwargs, None
-    if target is None or name == "embedding":
-        return func, args, kwargs, None
-    if "out" in kwargs or func.__name__ == "__setitem__":
-        return None, args, kwargs, None
-    if not func.__name__.endswith("_"):  # by its argument inplace
-        place = _place(func, "inplace")
-        if place is not None and len(args) > place:
-            args = (*args[:place], False, *args[place + 1 :])
-        return func, args, {k: v for k, v in kwargs.items() if k != "inplace"}, target
-    pure = next((getattr(home, name) for home in (Tensor, torch, F) if hasattr(home, name)), None)
-    return pure, args, kwargs, target
-
-
-def _written(func: Callable, name: str, args: tuple, kwargs: dict) -> Tensor | None:
-    """The tensor that a call changes, if it does."""
-    plain = getattr(func, "__name__", "")
-    first = args[0] if args else kwargs.get("input")
-    if isinstance(kwargs.get("out"), Tensor):
-        return kwargs["out"]
-    if plain == "__setitem__":
-        return first
-    if (
-        plain.endswith("_")
-        and not plain.startswith("_")
-        and plain not in ("requires_grad_", "detach_", "share_memory_")
-    ):
-        return first
-    if name == "embedding" and _given(func, "max_norm", args, kwargs) is not None:
-        return args[1] if len(args) > 1 else kwargs["weight"]
-    return first if _given(func, "inplace", args, kwargs) is True else None
-
-
-def _given(func: Callable, argument: str, args: tuple, kwargs: dict) -> Any:
-    if argument in kwargs:
-        return kwargs[argument]
-    place = _place(func, argument)
-    return args[place] if place is not None and place < len(args) else None
-
-
-@cache
-def _place(func: Callable, argument: str) -> int | None:
-    """Where a function of torch.nn.functional takes an argument by position."""
-    try:
-        names = list(inspect.signature(func).parameters)
-    except (TypeError, ValueError):
-        return None
-    return names.index(argument) if argument in names else None
-
-
-def _on_copies(function: Callable) -> Callable:
-    """The function, which may change its arguments, on copies of them."""
-    copies = partial(mapped, lambda t: t.detach().clone() if isinstance(t, Tensor) else t)
-    return lambda *args, **kwargs: function(*copies(args), **copies(kwargs))
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x.view_as(x)
-
-
-def _line() -> str:
-    """The line of the user's code that is running: the innermost one that is neither torch's nor klrp's."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_FOLDERS):
-        frame = frame.f_back
-    return "an unknown line" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, as a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(" .:") + "."

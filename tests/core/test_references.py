@@ -135,7 +135,7 @@ def test_gamma_is_zennits_where_inputs_and_outputs_are_not_negative(network, g):
         for p in model.parameters():
             p.abs_().flatten()[::7].mul_(-0.1)
     x = signed(*shape).abs()
-    network, weighted = klrp.network.steps.trace(model, x), (nn.Linear, nn.Conv2d, nn.Conv1d)
+    network, weighted = klrp.network.tracing.trace(model, x), (nn.Linear, nn.Conv2d, nn.Conv1d)
     outputs = [network.value(step.name) for step in network.steps if step.kind in weighted]
     assert all(bool((value >= 0).all()) for value in outputs)
     assert any(bool((p < 0).any()) for p in model.parameters())
@@ -299,7 +299,7 @@ def test_the_balance_catches_a_mistake_where_it_is(resnet18, monkeypatch, place)
     from klrp import contraction
 
     contract, x = contraction.contract, signed(1, 3, 37, 41)
-    calls = [s.name for s in reversed(klrp.network.steps.trace(resnet18, x).steps) if hasattr(s.operation, "taps")]
+    calls = [s.name for s in reversed(klrp.network.tracing.trace(resnet18, x).steps) if hasattr(s.operation, "taps")]
     count = itertools.cycle(calls)  # it is explained once more for the account
 
     def mistaken(*arguments):

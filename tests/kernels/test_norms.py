@@ -102,7 +102,7 @@ def test_kernel_for_says_when_norms_are_at_work_and_when_not():
 
 def test_a_layer_without_relevance():
     layer, x = torch.nn.Conv2d(3, 5, 2), torch.rand(2, 3, 5, 7)
-    operation = klrp.network.steps.trace(torch.nn.Sequential(layer, torch.nn.Flatten()), x).steps[0].operation
+    operation = klrp.network.tracing.trace(torch.nn.Sequential(layer, torch.nn.Flatten()), x).steps[0].operation
     shares = klrp.shares.shares_of(operation, rules.epsilon(), [klrp.network.layers.Read(x)], 1 << 20)
     r = torch.zeros(2, 5, 4, 6, dtype=torch.bool)
     for theta in (conversions.threshold(0.1), conversions.positive()):

@@ -1,0 +1,300 @@
+"""From recorded calls to steps: each call that the output depends on becomes a step with an operation; a BatchNorm
+behind its layer is folded into that layer's weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from klrp.errors import KlrpError, SampleAxisError
+from klrp.network import vocabulary
+from klrp.network.builders import Operation, Traced, rearrange, squash
+from klrp.network.calls import INPUT, Call, Key, first_line, tensors_of
+from klrp.network.capture import Capture
+from klrp.network.layers import Affine, Conv, Layer, Linear
+from klrp.network.moves import Pass, Rearrange
+from klrp.network.naming import names_of
+from klrp.network.refusals import described, not_a_tensor, without_rule
+from klrp.network.steps import Network, Step, Trace
+from klrp.network.vocabulary import Entry
+
+
+class Assembly:
+    """Turns a capture into steps."""
+
+    def __init__(self, captured: Capture, x: Tensor):
+        self.calls, self.values, self.x = list(captured.calls), captured.values, x
+        self.returned = captured.returned
+        self.output = self._checked_output()
+        self.read: Counter[Key] = Counter([self.output])
+        self.needed = self._needed()
+        self._check_spoilt(captured.spoilt)
+        self.squashed = -1
+        self.behind = self._look_behind()
+        self.steps: dict[str, Step] = {}
+        self.names: dict[Key, str] = {INPUT: "input"}
+        made = [(self.calls[n], out) for n in self.needed for out in self.calls[n].outputs if self.read[out.key]]
+        self.called = names_of(made)
+
+    def built(self) -> Trace:
+        for number in self.needed:
+            call = self.calls[number]
+            entry = vocabulary.FUNCTIONS.get(call.name) if call.module is None else _registered(call.module)
+            for traced in call.outputs:
+                if self.read[traced.key]:
+                    self._step(call, entry, traced)
+        if self.output not in self.names:
+            raise KlrpError.value("model: its output is its input; there is nothing to explain.")
+        steps = tuple(self.steps.values())
+        keys = {"input": INPUT} | {step.name: step.key for step in steps}
+        output = self.names[self.output]
+        shape = self.returned.shape
+        network = Network(steps, output, shape, self.behind, tuple(self.calls), keys, frozenset(self._kept(steps)))
+        return Trace(network, {key: value for key, value in self.values.items() if key in network.kept})
+
+    # --- the graph ----------------------------------------------------------------------------------------
+
+    def _checked_output(self) -> Key:
+        value, n = self.returned, len(self.x)
+        if not isinstance(value, Tensor | Traced):
+            raise KlrpError.type(not_a_tensor(value))
+        if len(value.shape) not in (1, 2) or value.shape[0] != n or not value.dtype.is_floating_point:
+            raise SampleAxisError(
+                f"model: it returns {tuple(value.shape)} of {value.dtype} for {n} samples of inputs; expected floating "
+                f"logits [N, C] or [N]. Flatten or select them in a wrapper; where the inputs lack the axis of samples, "
+                f"add it, inputs[None]."
+            )
+        if isinstance(value, Tensor):
+            raise KlrpError.value("model: its output does not depend on the input; there is nothing to explain.")
+        return value.key
+
+    def _needed(self) -> list[int]:
+        """The numbers of the calls that the output depends on, in order; ``read`` counts who reads each value."""
+        needed, waiting = set(), [self.output]
+        while waiting:
+            number, _ = waiting.pop()
+            if number < 0 or number in needed:
+                continue
+            needed.add(number)
+            for source in self.calls[number].sources():
+                self.read[source.key] += 1
+                waiting.append(source.key)
+        return sorted(needed)
+
+    def _check_spoilt(self, spoilt: list[tuple[int, Key, str]]) -> None:
+        for number, key, message in spoilt:
+            later = any(key in {s.key for s in self.calls[n].sources()} for n in self.needed if n > number)
+            if later or key == self.output:
+                raise KlrpError.value(
+                    f"model: {message}. Write it without changing its argument: y = f(x) in place of f_(x)."
+                )
+
+    def _look_behind(self) -> str:
+        """A softmax or the like at the end is replaced by the identity: the values before it are explained."""
+        number, call = self.output[0], None
+        while number >= 0 and self.read[number, 0] == 1:
+            call = self.calls[number]
+            entry = vocabulary.FUNCTIONS.get(call.name)
+            if entry is not None and entry.build is squash and call.name != "softmin":
+                _check_over_classes(call)
+                self.calls[number], self.squashed = replace(call, function=lambda x, *args, **kwargs: x), number
+                self.values = {key: value for key, value in self.values.items() if key[0] < number}
+                return call.name
+            if call.name not in vocabulary.KEEPS_ORDER:
+                break
+            number = call.sources()[0].call
+        return ""
+
+    def _kept(self, steps: tuple[Step, ...]) -> Iterator[Key]:
+        """The values that cannot be computed again from others that are kept, and that a step may read."""
+        yield INPUT
+        waiting = [step.key for step in steps]
+        seen = set()
+        while waiting:
+            key = waiting.pop()
+            if key in seen:
+                continue
+            seen.add(key)
+            if key in self.values:
+                yield key
+            elif key[0] >= 0:
+                waiting.extend(source.key for source in self.calls[key[0]].sources())
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def _step(self, call: Call, entry: Entry | None, output: Traced) -> None:
+        if entry is None:
+            raise without_rule(call)
+        try:
+            operation, sources = self._operation(call, entry, output)
+        except KlrpError as error:
+            text = str(error).rstrip(".")
+            message = text if text.startswith("inputs:") else f"model: {described(call)}: {text}, at {call.where}"
+            raise type(error)(message + ".") from None
+        except (TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise KlrpError.value(
+                f"model: {described(call)} is called in a way that has no rule, at {call.where}: {first_line(error)} "
+                f"Call it as its documentation does."
+            ) from error
+        n = len(self.x)
+        if not output.shape or output.shape[0] != n or _mixes_samples(operation, n):
+            raise SampleAxisError(
+                f"model: {described(call)} mixes or merges samples, at {call.where}: {tuple(output.shape)} from {n} of "
+                f"them. Inputs are [N, ...]: where the axis of samples is missing, add it, inputs[None]."
+            )
+        self._enter(call, entry, output, operation, [self.names[source.key] for source in sources])
+
+    def _enter(self, call: Call, entry: Entry, output: Traced, operation: Operation, sources: list[str]) -> None:
+        name, own = self.called[output.key]
+        kind = call.frame.kind if own else entry.kind
+        step = Step(name, (), kind, entry.kind, operation, tuple(sources), output.shape, output.dtype, output.key)
+        previous = self._foldable(entry, call)
+        if previous is not None:
+            aliases, operation = (*previous.aliases, name), _folded(previous.operation, operation)
+            step = replace(previous, aliases=aliases, operation=operation, key=output.key)
+            del self.steps[previous.name]
+        self.steps[step.name], self.names[output.key] = step, step.name
+
+    def _operation(self, call: Call, entry: Entry, output: Traced) -> tuple[Operation, list[Traced]]:
+        if entry.build is squash and output.call != self.squashed:
+            raise KlrpError.value(
+                "no rule takes relevance through it. At the end of a network klrp looks behind a softmax or sigmoid; else leave "
+                "it out and explain the logits, the values before it. A gate inside a network cannot be explained yet"
+            )
+        if entry.build is rearrange:
+            operation, sources = _rearranged(call, output.item)
+        elif output.item:
+            raise KlrpError.value("the indices that it returns depend on the values, and no rule follows them")
+        else:
+            args, kwargs = _arguments(call)
+            operation, sources = entry.build(*args, **kwargs)
+            sources = list(sources)
+        lent = call.name in vocabulary.LENDS_SHAPE
+        dropped = {s.key for s in call.sources()[: 1 if lent else None]} - {s.key for s in sources}
+        if dropped:
+            raise KlrpError.value("it reads a value that depends on the input where klrp expects a constant")
+        if entry.registered:
+            self._verify(call, operation, sources, output)
+        return operation, sources
+
+    def _verify(self, call: Call, operation: Operation, sources: list[Traced], output: Traced) -> None:
+        """A KlrpError if what was registered computes something else than what it was said to be like."""
+        values = Trace(Network((), "", output.shape, "", tuple(self.calls), {}, frozenset()), self.values)
+        inputs, value = [values._of(source.key) for source in sources], values._of(output.key)
+        if isinstance(operation, Pass):
+            fits = value.shape == inputs[0].shape and _acts_alone(call, inputs[0], value)
+        elif isinstance(operation, Layer):
+            z = operation.linear(inputs, lambda w: w)
+            z = z if operation.bias is None else z + operation.bias
+            fits = z.shape == value.shape and torch.allclose(z, value, rtol=1e-3, atol=1e-3 * float(value.abs().amax()))
+        else:
+            return
+        if not fits:
+            raise KlrpError.value("it was registered like something that computes something else; it has no rule")
+
+    def _foldable(self, entry: Entry, call: Call) -> Step | None:
+        """The layer in front of a BatchNorm that nobody else reads."""
+        if not issubclass(entry.kind, _BatchNorm):
+            return None
+        source = call.sources()[0].key
+        step = self.steps.get(self.names[source])
+        if step is None or self.read[source] > 1:
+            return None
+        linear = isinstance(step.operation, Linear) and len(step.shape) == 2
+        return step if linear or isinstance(step.operation, Conv) else None
+
+
+def _registered(module: nn.Module) -> Entry:
+    return next(vocabulary.MODULES[kind] for kind in type(module).__mro__ if kind in vocabulary.MODULES)
+
+
+_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # NumPy's, which torch takes too
+
+
+def _arguments(call: Call) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call as a builder takes them."""
+    args, kwargs = call.args, {_NAMES.get(key, key): value for key, value in call.kwargs.items()}
+    for keyword, position in (("input", 0), ("tensors", 0), ("other", 1)):  # torch's names of the operands
+        if keyword in kwargs and len(args) == position:
+            args = (*args, kwargs.pop(keyword))
+    if call.name in ("mean", "sum") and len(args) > 2 and isinstance(args[1], int) and isinstance(args[2], int):
+        args = (args[0], args[1:])
+    if call.module is not None and issubclass(_registered(call.module).kind, nn.Linear | nn.modules.conv._ConvNd):
+        kwargs["module"] = call.module
+    return args, kwargs
+
+
+def _rearranged(call: Call, item: int) -> tuple[Operation, list[Traced]]:
+    """The call on the indices of its inputs' neurons, which tells which neuron shows which."""
+    lent = call.sources()[1:] if call.name in vocabulary.LENDS_SHAPE else []
+    sources = list({source.key: source for source in call.sources() if source not in lent}.values())
+    if any(source.dtype == torch.bool for source in sources):
+        raise KlrpError.value("it moves neurons by a mask that depends on the values")
+    if call.name in vocabulary.KEEPS_ORDER:
+        return Pass(tuple(sources[0].shape)), sources
+    # Float indices, exact to 2^53, since padding runs on floats; doubled, only constants stay put.
+    index, start = {}, 1
+    for source in sources:
+        stop = start + math.prod(source.shape)
+        numbers = torch.arange(start, stop, dtype=torch.float64, device=source.device)
+        index[source.key], start = numbers.reshape(source.shape), stop
+    blank = torch.zeros((), dtype=torch.float64)
+
+    def replayed(factor: int) -> Tensor:
+        found = call.again(lambda s: factor * index[s.key] if s.key in index else blank.expand(s.shape))
+        return tensors_of(found)[item]
+
+    once, twice = replayed(1), replayed(2)
+    origin = torch.where((once == twice) | ~once.isfinite(), 0, once).long()
+    return Rearrange(tuple(tuple(source.shape) for source in sources), origin), sources
+
+
+def _mixes_samples(operation: Operation, n: int) -> bool:
+    if not isinstance(operation, Rearrange) or not n:
+        return False
+    origin = operation.origin.reshape(n, -1)
+    own, start = torch.arange(n, device=origin.device)[:, None], 1
+    for shape in operation.inputs:
+        stop = start + math.prod(shape)
+        sample = (origin - start) // math.prod(shape[1:])
+        if bool(((sample != own) & (origin >= start) & (origin < stop)).any()):
+            return True
+        start = stop
+    return False
+
+
+def _check_over_classes(call: Call) -> None:
+    dims = [a for a in (*call.args[1:2], call.kwargs.get("dim")) if isinstance(a, int)]
+    if call.name in ("softmax", "log_softmax") and any(d % len(call.outputs[0].shape) == 0 for d in dims):
+        raise SampleAxisError(
+            f"model: {described(call)} is taken over the samples, at {call.where}; name another axis."
+        )
+
+
+def _acts_alone(call: Call, x: Tensor, value: Tensor) -> bool:
+    """Whether a neuron is left alone where only others change: tried with random sets of others."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        others = (torch.rand(x.shape, generator=generator) < 0.5).to(x.device)
+        change = (torch.rand(x.shape, generator=generator) + 0.5).to(x)
+        changed = torch.where(others, x + change, x)
+        moved = call.again(lambda source: changed)  # noqa: B023
+        if not torch.allclose(moved[~others], value[~others], rtol=1e-3, atol=1e-5, equal_nan=True):
+            return False
+    return True
+
+
+def _folded(layer: Layer, norm: Affine) -> Layer:
+    """BatchNorm after a linear layer: w' = w s, b' = b s + t, with the norm's scale s and shift t."""
+    scale, shift = norm.weights[0][0], norm.bias[0]
+    weight = layer.weights[0] * scale.reshape(-1, *(1,) * (layer.weights[0].ndim - 1))
+    bias = shift if layer.bias is None else layer.bias * scale + shift
+    return replace(layer, weights=(weight,), bias=bias)

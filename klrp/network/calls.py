@@ -1,0 +1,117 @@
+"""The calls of a network: what was recorded of each, and how to compute them again."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from klrp.network import builders, vocabulary
+from klrp.network.builders import Traced
+
+Key = tuple[int, int]  # (number of the call, which of its outputs)
+INPUT: Key = (-1, 0)
+# Whose lines are not the user's.
+_FOLDERS = tuple(os.path.dirname(inspect.getfile(place)) + os.sep for place in (torch, vocabulary)) + ("<",)
+
+
+class Frame(NamedTuple):
+    """A call of a module: its path and type, and which call it happened in."""
+
+    path: str
+    kind: type
+    above: Frame | None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A recorded call: a pure function, its arguments with a Traced for each value that depends on the input, what is
+    known of its outputs, and where it happened."""
+
+    name: str
+    function: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: tuple[Traced, ...]
+    frame: Frame
+    where: str
+    module: nn.Module | None = None  # a registered one
+
+    def sources(self) -> list[Traced]:
+        """What it reads, in the order of its arguments."""
+        return [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Traced)]
+
+    def again(self, value: Callable[[Traced], Any]) -> Any:
+        """Compute it from the values of what it reads."""
+        put = lambda x: value(x) if isinstance(x, Traced) else x  # noqa: E731
+        return self.function(*mapped(put, self.args), **mapped(put, self.kwargs))
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """The leaves of nested lists, tuples, dictionaries and slices."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif isinstance(tree, slice):
+        tree = (tree.start, tree.stop, tree.step)
+    elif not isinstance(tree, list | tuple) or isinstance(tree, Traced):
+        yield tree
+        return
+    for item in tree:
+        yield from leaves(item)
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same tree with the function applied to each leaf."""
+    if isinstance(tree, dict):
+        return {key: mapped(function, item) for key, item in tree.items()}
+    if isinstance(tree, Traced) or not isinstance(tree, list | tuple):
+        return function(tree)
+    items = [mapped(function, item) for item in tree]
+    return items if isinstance(tree, list) else tuple(items)
+
+
+def replay(calls: list[Call], kept: frozenset[Key], x: Tensor) -> dict[Key, Tensor]:
+    """The values that ``kept`` names, for another input of the same shape."""
+    values: dict[Key, Any] = {INPUT: x}
+    last = {source.key: number for number, call in enumerate(calls) for source in call.sources()}
+    for number, call in enumerate(calls):
+        out = call.again(lambda source: values[source.key])
+        outputs = tensors_of(out)
+        values.update({traced.key: outputs[traced.item] for traced in call.outputs})
+        for key in {source.key for source in call.sources()} | {traced.key for traced in call.outputs}:
+            if key not in kept and last.get(key, number) <= number:
+                del values[key]
+    return values
+
+
+def tensors_of(out: Any) -> tuple:
+    """What a function returned as a tuple of outputs."""
+    return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+
+def recomputable(call: Call) -> bool:
+    """Whether the value of a call costs little to compute again, and is the same whenever it is."""
+    entry = vocabulary.FUNCTIONS.get(call.name)
+    if entry is None or call.module is not None or entry.registered or call.name in vocabulary.RANDOM:
+        return False
+    return entry.build is builders.squash or entry.build is builders.activation
+
+
+def line_of_user() -> str:
+    """The line of the user's code that is running: the innermost one that is neither torch's nor klrp's."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_FOLDERS):
+        frame = frame.f_back
+    return "an unknown line" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" .:") + "."
