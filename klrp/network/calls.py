@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from klrp.network.builders import Traced
 Key = tuple[int, int]  # (number of the call, which of its outputs)
 INPUT: Key = (-1, 0)
 # Whose lines are not the user's.
-_FOLDERS = tuple(os.path.dirname(inspect.getfile(place)) + os.sep for place in (torch, vocabulary)) + ("<",)
+_FOLDERS = (os.path.dirname(torch.__file__) + os.sep, str(Path(__file__).parents[1]) + os.sep, "<")
 
 
 class Frame(NamedTuple):

@@ -161,8 +161,7 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        live = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor) and self._traced(x) is not None]
-        name = name_of(func)
+        name, live = name_of(func), self._meets_live(args, kwargs)
         if not live:
             return self._constant(func, name, args, kwargs)
         if name in _SHAPES:
@@ -179,6 +178,8 @@ class _Recorder(TorchFunctionMode):
         if name in vocabulary.TAKEN_APART:
             with self:
                 return vocabulary.TAKEN_APART[name](*args, **kwargs)
+        if name == "embedding" and (written(func, name, args, kwargs) is not None):
+            self._protect(written(func, name, args, kwargs))
         pure, args, kwargs, changed = made_pure(func, name, args, kwargs)
         if pure is None:
             raise KlrpError.value(
@@ -187,19 +188,35 @@ class _Recorder(TorchFunctionMode):
             )
         return self._record(name, pure, args, kwargs, changed=changed)
 
+    def _meets_live(self, args: tuple, kwargs: dict) -> bool:
+        """Whether an argument depends on the input; tensors that come from nowhere are noted."""
+        live = False
+        for leaf in leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                found = self.seen.get(id(leaf))
+                if found is None or found[0]() is not leaf:
+                    self.unknown.append((leaf.detach(), line_of_user()))
+                    self._see(leaf, None)
+                else:
+                    live = live or found[1] is not None
+        return live
+
     def _constant(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
         """A call that meets nothing that depends on the input; what it may not write to is protected."""
         target = written(func, name, args, kwargs)
         if target is not None:
+            self._protect(target)
             memory = target.untyped_storage().data_ptr()
-            if memory in self.protected:
-                raise _Writes(line_of_user())
             if any(t.untyped_storage().data_ptr() == memory for t, traced in self._alive() if traced is not None):
                 raise KlrpError.value(
                     f"model: {name} works in place on memory that a value of the network shares, at {line_of_user()}. "
                     f"Write it without changing its argument: y = f(x) in place of f_(x)."
                 )
         return self._known(func(*args, **kwargs))
+
+    def _protect(self, target: Tensor) -> None:
+        if target.untyped_storage().data_ptr() in self.protected:
+            raise _Writes(line_of_user())
 
     def _record(
         self, name: str, pure: Callable, args: tuple, kwargs: dict, module: nn.Module | None = None,
@@ -235,11 +252,7 @@ class _Recorder(TorchFunctionMode):
                 return slice(*(put(end) for end in (leaf.start, leaf.stop, leaf.step)))
             if not isinstance(leaf, Tensor):
                 return leaf
-            found = self.seen.get(id(leaf))
-            if found is None or found[0]() is not leaf:
-                self.unknown.append((leaf.detach(), line_of_user()))
-                return leaf.detach()
-            return found[1] or leaf.detach()
+            return self._traced(leaf) or leaf.detach()
 
         return mapped(put, tree)
 

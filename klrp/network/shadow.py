@@ -30,8 +30,7 @@ def _inner(module: nn.Module) -> nn.Module:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
     if isinstance(module, wrappers):
         return module.module
-    compiled = vars(module).get("_modules", {}).get("_orig_mod")
-    return module if compiled is None else compiled
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else module  # of torch.compile
 
 
 def shadow_of(model: nn.Module, share: bool) -> tuple[nn.Module, list[Tensor]]:
