@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from klrp import contraction
+from klrp import kernels
 from klrp.composites import Composite
 from klrp.conservation import Balance, Conservation, balance, totals
-from klrp.conversions import Conversion, Theta
+from klrp.conversions import Theta
 from klrp.errors import KlrpError
 from klrp.graph import Step
-from klrp.network.layers import Layer, Read
+from klrp.network.layers import Read
 from klrp.network.moves import Winner
 from klrp.plan import Plan, plan_for, start_for, targets_for
 from klrp.rules import Rule
 from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
-from klrp.shares import Shares, shares_of
 from klrp.tracing import first_line
 
 # Below it float64 holds every integer; a sum that arrives there may have been rounded.
@@ -215,39 +214,29 @@ def kernel_for(
     """
     plan = plan_for(model, inputs, target, find_semiring(semiring), composite, rule, theta, start, keep, memory)
     return {
-        step.name: contraction.kernel_name(*_layer_at(step, plan), plan.semiring)
-        if step.name in plan.decided
-        else contraction.Kernel("move")
+        step.name: kernels.chosen(task_at(step, plan)) if step.name in plan.decided else kernels.Kernel("move")
         for step in plan.network.steps
     }
 
 
-def shares_at(step: Step, plan: Plan) -> Shares | None:
-    """The shares of a step that takes some."""
+def task_at(step: Step, plan: Plan) -> kernels.Task | None:
+    """What a step that takes shares asks of the kernels."""
     if step.name not in plan.decided:
         return None
-    layer, rule, reads, _ = _layer_at(step, plan)
-    return shares_of(layer, rule, reads, plan.memory, plan.network.value(step.name))
-
-
-def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Read], Conversion]:
-    """The layer of a step that takes shares, what it reads, and what was decided for it."""
     layer = step.operation
     if isinstance(layer, Winner):
         layer = layer.average(step.dtype)
     rule, theta = plan.decided[step.name]
-    return layer, rule, [Read(*plan.network.before_relu(s)) for s in step.sources], theta
+    reads = [Read(*plan.network.before_relu(s)) for s in step.sources]
+    value = plan.network.value(step.name)
+    return kernels.task_for(layer, rule, reads, theta, plan.semiring, plan.memory, value)
 
 
 def _pass_down(step: Step, r: Tensor, plan: Plan, accounts: bool) -> tuple[list[Tensor], Balance | None]:
     """What a step hands to each of its sources; for the reals, on demand, the account of it too."""
-    shares, linear = shares_at(step, plan), True
-    if shares is None:
-        passed = list(step.operation.hand_down(r, plan.semiring))
-    else:
-        theta = plan.decided[step.name][1]
-        passed = contraction.contract(shares, r, theta, plan.semiring, plan.memory)
-        linear = theta.identical
+    task = task_at(step, plan)
+    shares, linear = (None, True) if task is None else (task.shares, task.theta.identical)
+    passed = list(step.operation.hand_down(r, plan.semiring)) if task is None else kernels.contract(task, r)
     if not accounts or plan.semiring is not REAL:
         return passed, None
     return passed, balance(step.operation, shares, r, passed, linear)

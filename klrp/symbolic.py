@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from klrp.composites import Composite
 from klrp.errors import KlrpError
 from klrp.graph import Step
+from klrp.kernels.blocked import edges
 from klrp.plan import Plan, plan_for
-from klrp.relevance import shares_at
+from klrp.relevance import task_at
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring
-from klrp.shares import edges
 
 LARGEST = 200_000  # edges of a layer that is still walked in seconds
 
@@ -139,16 +139,16 @@ class _Walk:
 
     def down(self, step: Step, r: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """What each source of a step gets from r, flat."""
-        shares = shares_at(step, self.plan)
+        task = task_at(step, self.plan)
         sizes = [self.plan.network.value(s)[0].numel() for s in step.sources]
         below = [self.zeros(n) for n in sizes]
-        if shares is None:
+        if task is None:
             for array, (at_j, at_k) in zip(below, _moves(step), strict=True):
                 for j, k in zip(at_j, at_k, strict=True):
                     array[j] = self.add(array[j], r[k])
         else:
             walked = 0
-            for source, at_j, at_k, d in edges(shares):
+            for source, at_j, at_k, d in edges(task.shares):
                 walked += len(d)
                 if walked > LARGEST:
                     raise KlrpError.value(
