@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from measure import Run, gradient
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import compiled, norms
+from klrp.kernels import only
 
 REFERENCE = "gradient × input"
 BUILT_IN = ("viterbi", "tropical", "max_plus", "fuzzy", "lukasiewicz", "log")
@@ -46,16 +44,8 @@ def klrp_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
     return found
 
 
-@contextmanager
-def without_numba(generic: bool = False) -> Iterator[None]:
-    """As on a machine that has only torch; ``generic`` leaves the norms of Boolean out too."""
-    before = compiled.AVAILABLE, norms.refusal
-    compiled.AVAILABLE = False
-    norms.refusal = (lambda *_: "left out") if generic else norms.refusal
-    try:
-        yield
-    finally:
-        compiled.AVAILABLE, norms.refusal = before
+# As on a machine that has only torch, without the norms of Boolean too for what is generic.
+WITHOUT_NUMBA, GENERIC = ("gradient", "norms", "blocked"), ("blocked",)
 
 
 def torch_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
@@ -70,14 +60,14 @@ def torch_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
         "generic max_plus": {"semiring": "max_plus"},
     }
 
-    def bare(generic: bool, **chosen: object) -> Run:
+    def bare(kernels: tuple[str, ...], **chosen: object) -> Run:
         def run() -> object:
-            with without_numba(generic):
+            with only(*kernels):
                 return explained(model, x, **chosen)()
 
         return run
 
-    return {name: bare(name.startswith("generic"), **s) for name, s in settings.items()}
+    return {name: bare(GENERIC if name.startswith("generic") else WITHOUT_NUMBA, **s) for name, s in settings.items()}
 
 
 # ------------------------------------------------------------------ other packages

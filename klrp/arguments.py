@@ -13,6 +13,7 @@ from torch import Tensor
 from klrp.composites import ANY, Assignment, Composite, assign, check_rule
 from klrp.conversions import Theta
 from klrp.errors import KlrpError
+from klrp.kernels import Cache
 from klrp.network.steps import Network, Step, Trace
 from klrp.network.tracing import check_inputs, fingerprint, trace
 from klrp.rules import Rule
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     start: Tensor
     keep: set[str]
     memory: int
+    cache: Cache | None = None
 
 
 # (shape, dtype, device) of inputs -> the state of the model, its graph, and what each step of it gets.
@@ -39,7 +41,7 @@ Graphs = dict[tuple, tuple[tuple, Network, Assignment]]
 
 def plan_for(
     model: Any, inputs: Any, target: Any, semiring: Semiring, composite: Any, rule: Any, theta: Any, start: Any,
-    keep: Any, memory: Any, graphs: Graphs | None = None,
+    keep: Any, memory: Any, graphs: Graphs | None = None, cache: Cache | None = None,
 ) -> Plan:  # fmt: skip
     """Check the arguments of klrp.explain, whose names these are, and decide what they leave open.
 
@@ -51,7 +53,7 @@ def plan_for(
     chosen = targets_for(target, network.logits)
     first = start_for(start, semiring, chosen, network.logits)
     target = None if isinstance(start, Tensor) else chosen
-    return Plan(network, semiring, assignment, target, first, _kept(keep, network.steps), memory)
+    return Plan(network, semiring, assignment, target, first, _kept(keep, network.steps), memory, cache)
 
 
 def _traced(

@@ -113,15 +113,15 @@ def balance(step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[T
         return Balance(received, handed, zero, zero, step.lost(r))
     bias = stabiliser = lost = expected = zero
     for part in shares.parts:
-        s = part.scale * r / part.divisor
-        below = part.total if part.bias is None else part.total - part.bias
+        s = part.scale * r / part.denominator
+        below = part.z if part.bias is None else part.z - part.bias
         if shares.rule.normaliser == "max":  # here the shares of a neuron add up to more than 1
             below = part.contributions()
-            lost = lost - _sum(s * (below - part.z))
+            lost = lost - _sum(s * (below - part.stabilised))
         expected = expected + _sum(s * below)
-        stabiliser = stabiliser + _sum(s * (part.z - part.total))
+        stabiliser = stabiliser + _sum(s * (part.stabilised - part.z))
         bias = bias if part.bias is None else bias + _sum(s * part.bias)
-        lost = lost + _sum(torch.where(part.divisor.isinf(), part.scale * r, 0))
+        lost = lost + _sum(torch.where(part.denominator.isinf(), part.scale * r, 0))
     return Balance(received, handed, bias, stabiliser, lost if linear else lost + expected - handed)
 
 

@@ -11,21 +11,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from klrp import contraction
+from klrp import kernels
 from klrp.arguments import Graphs, Plan, plan_for, start_for, targets_for
 from klrp.composites import Composite
 from klrp.conservation import Balance, balance
-from klrp.conversions import Conversion, Theta
+from klrp.conversions import Theta
 from klrp.errors import KlrpError, SampleAxisError
 from klrp.network.capture import first_line
-from klrp.network.layers import Layer, Read
+from klrp.network.layers import Read
 from klrp.network.moves import Move, Winner
 from klrp.network.steps import Step
 from klrp.network.tracing import fingerprint, version
 from klrp.relevance import Relevance
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring, find_semiring
-from klrp.shares import Shares, shares_of
 
 R = TypeVar("R")
 
@@ -111,6 +110,7 @@ def explain_many(
         settings["keep"] = list(settings["keep"])  # every batch reads it
     settings["semiring"] = find_semiring(settings.get("semiring", REAL))
     graphs: Graphs = {}
+    cache: kernels.Cache | None = None
     for number, batch in enumerate(loader):
         inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
         chosen = target
@@ -121,7 +121,8 @@ def explain_many(
                     f'"labels" with batches (inputs, labels).'
                 )
             chosen = rest[0]
-        yield _explain(model, inputs, chosen, graphs=graphs, **settings)
+        yield _explain(model, inputs, chosen, graphs=graphs, cache=cache, **settings)
+        cache = cache or kernels.Cache(settings.get("memory", 64 << 20))  # the first batch has checked it
 
 
 def kernel_for(
@@ -151,9 +152,7 @@ def kernel_for(
         semiring = find_semiring(semiring)
         plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
         return {
-            step.name: contraction.kernel_name(*_layer_at(step, plan), plan.semiring)
-            if step.name in plan.assignment
-            else contraction.Kernel("move")
+            step.name: kernels.Kernel("move") if (task := task_at(step, plan)) is None else kernels.chosen(task)
             for step in plan.network.steps
         }
 
@@ -169,6 +168,7 @@ def _computing(inputs: Any) -> Iterator[None]:
 def _explain(
     model: Any, inputs: Any, target: Any = None, *, semiring: Semiring, composite: Any = None, rule: Any = None,
     theta: Any = None, start: Any = "one", keep: Any = "all", memory: Any = 64 << 20, graphs: Graphs | None = None,
+    cache: kernels.Cache | None = None,
 ) -> Relevance:  # fmt: skip
     settings = dict(semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep, memory=memory)
     with _computing(inputs):
@@ -177,7 +177,7 @@ def _explain(
             blank = inputs.new_zeros(2, *inputs.shape[1:])
             return _first(_explain(model, blank, **settings), 0, target, start)
         try:
-            plan = plan_for(model, inputs, target, start=start, graphs=graphs, **settings)
+            plan = plan_for(model, inputs, target, start=start, graphs=graphs, cache=cache, **settings)
         except SampleAxisError:
             if len(inputs) != 1:
                 raise
@@ -238,8 +238,8 @@ def _account(again: Callable[[], Plan], state: Callable[[], tuple], before: tupl
         plan = again()
 
         def pass_down(step: Step, r: Tensor) -> list[Tensor]:
-            passed, shares = _pass_down(step, r, plan)
-            linear = shares is None or plan.assignment[step.name][1].identical
+            passed, task = _pass_down(step, r, plan)
+            shares, linear = (None, True) if task is None else (task.shares, task.theta.identical)
             balances[step.name] = balance(step.operation, shares, r, passed, linear)
             return passed
 
@@ -248,33 +248,26 @@ def _account(again: Callable[[], Plan], state: Callable[[], tuple], before: tupl
     return balances
 
 
-def shares_at(step: Step, plan: Plan) -> Shares | None:
-    """The shares of a step that takes some."""
+def task_at(step: Step, plan: Plan) -> kernels.Task | None:
+    """What a step that takes shares asks of the kernels."""
     if step.name not in plan.assignment:
         return None
-    layer, rule, reads, _ = _layer_at(step, plan)
-    return shares_of(layer, rule, reads, plan.memory, plan.network.value(step.name))
-
-
-def _layer_at(step: Step, plan: Plan) -> tuple[Layer, Rule, list[Read], Conversion]:
-    """The layer of a step that takes shares, what it reads, and what was decided for it."""
-    layer = step.operation
-    reads = [Read(*plan.network.before_relu(s)) for s in step.sources]
+    layer, network = step.operation, plan.network
+    reads = [Read(*network.before_relu(source)) for source in step.sources]
     if isinstance(layer, Winner):
         layer = layer.average(reads[0].value)
-    rule, theta = plan.assignment[step.name]
-    return layer, rule, reads, theta
+    (rule, theta), value = plan.assignment[step.name], network.value(step.name)
+    return kernels.task_for(layer, rule, reads, theta, plan.semiring, plan.memory, value, plan.cache)
 
 
-def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor], Shares | None]:
-    """What a step hands to each of its sources, and the shares that it took, if it did."""
-    shares = shares_at(step, plan)
-    if shares is None:
-        move: Move = step.operation
-        values = [plan.network.value(source) for source in step.sources] if move.reads_values else []
-        return list(move.hand_down(r, plan.semiring, values)), None
-    theta = plan.assignment[step.name][1]
-    return contraction.contract(shares, r, theta, plan.semiring, plan.memory), shares
+def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor], kernels.Task | None]:
+    """What a step hands to each of its sources, and the task that it was, if it takes shares."""
+    task = task_at(step, plan)
+    if task is not None:
+        return kernels.contract(task, r), task
+    move: Move = step.operation
+    values = [plan.network.value(source) for source in step.sources] if move.reads_values else []
+    return list(move.hand_down(r, plan.semiring, values)), None
 
 
 @contextmanager

@@ -38,17 +38,17 @@ def _negative(x: Tensor) -> Tensor:
 class Part:
     """Pairs (α, ω) with one denominator z = Σ_j Σ_t α_t(a_j) ω_t(w_jk) + bias(b), taken ``scale`` times.
 
-    ``bias`` None leaves the bias out. ``zero_to_zero`` says that α(0) = 0 in every pair, so that a neuron
+    ``bias`` None leaves the bias out. ``vanishes_at_zero`` says that α(0) = 0 in every pair, so that a neuron
     without activation has no share and may be skipped.
     """
 
     pairs: tuple[tuple[Map, Map], ...]
     bias: Map | None = None
     scale: float = 1.0
-    zero_to_zero: bool = True
+    vanishes_at_zero: bool = True
 
     @property
-    def plain(self) -> bool:
+    def equals_forward(self) -> bool:
         """Whether z is what the layer itself computes."""
         return self.pairs == _LINEAR.pairs and self.bias is same
 
@@ -59,8 +59,8 @@ class Rule:
 
     ``normaliser`` is ``"sum"`` or ``"max"`` over the lower neurons; the stabiliser is
     :math:`ε_k = eps + std \\sqrt{mean z^2}` per sample, with the sign of z_k. ``first_only`` marks rules
-    for the layers at the input, ``pools`` the one that opens a max-pool, ``unit`` those whose shares all lie
-    in [0, 1].
+    for the layers at the input, ``pools`` the one that opens a max-pool,
+    ``shares_in_unit_interval`` those whose shares all lie in [0, 1].
     """
 
     name: str
@@ -70,7 +70,7 @@ class Rule:
     std: float = 0.0
     first_only: bool = False
     pools: bool = False
-    unit: bool = False
+    shares_in_unit_interval: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -80,7 +80,7 @@ class Rule:
         eps = z.new_full(z.shape[:1], self.eps)
         if not self.std:
             return eps
-        return eps + self.std * z.flatten(1).double().square().mean(1).sqrt().to(z.dtype)
+        return eps + self.std * z.unsqueeze(-1).flatten(1).double().square().mean(1).sqrt().to(z.dtype)
 
     def stabilise(self, z: Tensor) -> Tensor:
         """z + ε with the sign of z (sign 0 = +1); z is [N, ...], and ε is chosen per sample."""
@@ -133,7 +133,7 @@ _INHIBITING = ((_positive, _negative), (_negative, _positive))
 
 def zplus() -> Rule:
     """z⁺: shares of the positive contributions a⁺w⁺ + a⁻w⁻, with b⁺ in z (Montavon et al. 2017)."""
-    return Rule("zplus()", (Part(_EXCITING, bias=_positive),), unit=True)
+    return Rule("zplus()", (Part(_EXCITING, bias=_positive),), shares_in_unit_interval=True)
 
 
 def alpha_beta(alpha: float, beta: float) -> Rule:
@@ -148,7 +148,7 @@ def alpha_beta(alpha: float, beta: float) -> Rule:
         )
     parts = (Part(_EXCITING, bias=_positive, scale=alpha), Part(_INHIBITING, bias=_negative, scale=-beta))
     name = f"alpha_beta({alpha:g}, {beta:g})"
-    return Rule(name, parts) if beta else Rule(name, parts[:1], unit=True)
+    return Rule(name, parts) if beta else Rule(name, parts[:1], shares_in_unit_interval=True)
 
 
 def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
@@ -174,7 +174,7 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
 
     pairs = ((same, same), (constant(low), _positive), (constant(high), _negative))
     name = f"zbox({_short(low)}, {_short(high)})"
-    return Rule(name, (Part(pairs, zero_to_zero=False),), first_only=True)
+    return Rule(name, (Part(pairs, vanishes_at_zero=False),), first_only=True)
 
 
 def _shape_or_value(x: object) -> str:
@@ -190,14 +190,14 @@ def _short(x: Tensor) -> str:
 
 def flat() -> Rule:
     """Flat: every connected lower neuron gets the same share, d_jk = 1 / Σ_j 1 (Lapuschkin et al. 2019)."""
-    part = Part(((torch.ones_like, torch.ones_like),), zero_to_zero=False)
-    return Rule("flat()", (part,), unit=True)
+    part = Part(((torch.ones_like, torch.ones_like),), vanishes_at_zero=False)
+    return Rule("flat()", (part,), shares_in_unit_interval=True)
 
 
 def wsquare() -> Rule:
     """w²: d_jk = w_jk² / Σ_j w_jk², whatever the activations (Montavon et al. 2017)."""
-    part = Part(((torch.ones_like, torch.square),), zero_to_zero=False)
-    return Rule("wsquare()", (part,), unit=True)
+    part = Part(((torch.ones_like, torch.square),), vanishes_at_zero=False)
+    return Rule("wsquare()", (part,), shares_in_unit_interval=True)
 
 
 def max_share() -> Rule:
@@ -205,7 +205,7 @@ def max_share() -> Rule:
 
     The largest share is 1. The bias is no candidate for the maximum (Groudiev and Maniu 2024).
     """
-    return Rule("max_share()", (Part(((torch.abs, torch.abs),)),), normaliser="max", unit=True)
+    return Rule("max_share()", (Part(((torch.abs, torch.abs),)),), normaliser="max", shares_in_unit_interval=True)
 
 
 def as_average() -> Rule:

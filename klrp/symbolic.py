@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from klrp.arguments import Plan, plan_for
 from klrp.composites import Composite
 from klrp.errors import KlrpError
-from klrp.explain import shares_at, walk_back
+from klrp.explain import task_at, walk_back
+from klrp.kernels.blocked import edges
 from klrp.network.moves import Winner
 from klrp.network.steps import Step
 from klrp.rules import Rule
 from klrp.semirings import REAL
-from klrp.shares import edges
 
 LARGEST = 200_000  # edges of a layer that is still walked in seconds
 
@@ -148,15 +148,15 @@ class _Walk:
 
     def down(self, step: Step, r: np.ndarray) -> list[np.ndarray]:
         """What each source of a step gets from r, flat."""
-        shares, network = shares_at(step, self.plan), self.plan.network
+        task, network = task_at(step, self.plan), self.plan.network
         below = [self.zeros(network.value(source)[0].numel()) for source in step.sources]
-        if shares is None:
+        if task is None:
             values = [network.value(source) for source in step.sources] if step.operation.reads_values else []
             for array, (at_j, at_k) in zip(below, step.operation.pairs(values), strict=True):
                 for j, k in zip(at_j.tolist(), at_k.tolist(), strict=True):
                     array[j] = self.add(array[j], r[k])
             return below
-        for source, at_j, at_k, d in edges(shares):
+        for source, at_j, at_k, d in edges(task.shares):
             array, name = below[source], step.sources[source]
             for j, k, share in zip(at_j.tolist(), at_k.tolist(), d.tolist(), strict=True):
                 element = self.theta(share, Edge(step.name, name, j, k))

@@ -1,50 +1,122 @@
-"""The generic kernel: any semiring, any Θ, any layer, in blocks of bounded memory.
+"""The generic kernel: any semiring, any Θ, any layer, in blocks of bounded memory. It is the reference of the others.
 
-It is the reference of the others. A block [n, g, k, j, p] of shares goes through Θ, is multiplied with
-R_k and added up over k; channels and positions without relevance or activation never enter one.
+For each tap, and as many samples at once as fit into a block:
+
+    block of shares d [n, g, k, j, p]  ->  Θ(d)  ->  Θ(d) ⊗ R_k  ->  ⊕ over k  ->  joined to R_j [n, g, j, p]
+
+Channels and positions without relevance, or without activation where that means a share of 0, never enter a block.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from klrp.conversions import Conversion, at_least
 from klrp.errors import KlrpError
+from klrp.kernels import Task, blocks
+from klrp.kernels.blocks import Product, block_edges, product_of, sample_chunks, tiles
 from klrp.network.layers import fold
 from klrp.semirings import Semiring
-from klrp.shares import Product, Shares, block_edges, products, sample_chunks, tiles
+from klrp.shares import PartShares, Shares
+
+NAME = "blocked"
 
 
-def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, memory: int) -> list[Tensor]:
+def why_not(task: Task) -> str:
+    """It takes everything."""
+    return ""
+
+
+def contract(task: Task, r: Tensor) -> list[Tensor]:
     """R_j [N, *input, *shape] for each input of the layer, from R_k [N, *output, *shape].
 
     The temporaries of a block take at most ``memory`` bytes, as long as one of a single pair fits; maps
     and weights, and what the rule makes of them, come on top.
     """
-    layer, example = shares.layer, shares.parts[0].z
+    layer, shares, semiring = task.layer, task.shares, task.semiring
+    example = shares.parts[0].denominator
     results = [semiring.full(shape, "zero", r) for shape in layer.inputs]
     zero = semiring.full((), "zero", r)
-    bytes_per_edge = 4 * max(example.element_size(), r.element_size() * zero.numel())
-    edges = block_edges(memory, bytes_per_edge * (4 if theta.fit else 1), r.device)
-    skip = shares.zero_to_zero and _zero_gives_zero(theta, semiring, example)
+    edges = _edges(task, r)
+    skip = shares.vanishes_at_zero and _zero_gives_zero(task.theta, semiring, example)
     for samples in sample_chunks(layer, edges):
-        chosen = theta
-        if theta.fit:
-            found = theta.fit(
-                lambda samples=samples: _stream(shares, r, semiring, samples, edges),
-                samples.stop - samples.start,
-                example.dtype,
-            )
-            chosen = at_least(found)
-        for tap, product in products(shares, r, semiring, samples, skip):
-            below = _below(product, chosen, semiring, edges)
+        theta = _of_samples(task.theta, samples)
+        for tap, product in blocks.products(shares, r, semiring, samples, skip):
+            below = _below(product, theta, semiring, edges)
             lower = tap.lower(results[tap.source][samples])
-            below = product.spread(below, lower.shape[2], product.kept, zero)
+            below = product.scatter(below, lower.shape[2], product.kept, zero)
             below = fold(below, lower.shape[: lower.ndim - zero.ndim], semiring.sum)
             lower.copy_(semiring.plus(lower, below))
     return results
+
+
+def thresholds(task: Task, r: Tensor) -> Tensor:
+    """What an automatic Θ finds for each sample [N], from the shares into relevant neurons."""
+    example, edges = task.shares.parts[0].denominator, _edges(task, r, 16)
+    found = [
+        task.theta.fit(
+            lambda samples=samples: _stream(task, r, samples, edges), samples.stop - samples.start, example.dtype
+        )
+        for samples in sample_chunks(task.layer, edges)
+    ]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+def largest(part: PartShares, memory: int) -> Tensor:
+    """max_j Σ_t α_t(a_j) ω_t(w_jk) over the connected pairs [N, *output], for terms from 0 up."""
+    layer, alphas, omegas = part.layer, part.alphas, part.omegas
+    z = alphas[0][0].new_zeros(layer.output)
+    edges = block_edges(memory, 4 * z.element_size(), z.device)
+    for samples in sample_chunks(layer, edges):
+        for tap in layer.taps():
+            product = blocks.without_zeros(product_of(tap, [(1.0, alphas, omegas, None)], samples), None, True)
+            if product is None:
+                continue
+            n, g, k, _, p = product.sizes
+            best = z.new_zeros(n, g, k, p)
+            for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
+                for at_k in at_ks:
+                    target = best[:, at_g, at_k, at_p]
+                    torch.maximum(target, product.d(at_g, at_k, at_j, at_p).amax(3), out=target)
+            upper = tap.upper(z[samples])
+            at_g, _, at_p = product.kept
+            found = product.scatter(best, k, (at_g, None, at_p), z.new_zeros(()))
+            torch.maximum(upper, fold(found, upper.shape, torch.amax), out=upper)
+    return z
+
+
+def edges(shares: Shares) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Every connected pair of the first sample, tap by tap: (source, j, k, d_jk), the last three [m].
+
+    j and k are flat indices of the source's input and of the output.
+    """
+    layer, whole = shares.layer, slice(None)
+    above = torch.arange(math.prod(layer.output[1:])).reshape(1, *layer.output[1:])
+    for tap in layer.taps():
+        inputs = layer.inputs[tap.source][1:]
+        below = torch.arange(math.prod(inputs)).reshape(1, *inputs)
+        product = product_of(tap, blocks.shares_by_part(shares), slice(0, 1))
+        n, g, k, j, p = product.sizes
+        at_j = tap.lower(below).expand(n, g, j, *product.positions).reshape(n, g, 1, j, p)
+        at_k = tap.upper(above).expand(n, g, k, *product.positions).reshape(n, g, k, 1, p)
+        d = product.d(whole, whole, whole, whole)
+        yield tap.source, at_j.expand_as(d).flatten(), at_k.expand_as(d).flatten(), d.flatten()
+
+
+def _edges(task: Task, r: Tensor, temporaries: int = 4) -> int:
+    """How many pairs a block may have, where so many temporaries of it live at once."""
+    example, numbers = task.shares.parts[0].denominator, math.prod(task.semiring.shape)
+    return block_edges(task.memory, temporaries * max(example.element_size(), r.element_size() * numbers), r.device)
+
+
+def _of_samples(theta: Conversion, samples: slice) -> Conversion:
+    """Θ for some samples, where each has a threshold of its own."""
+    cut = theta.form[1]
+    return at_least(cut[samples]) if isinstance(cut, Tensor) else theta
 
 
 def _below(product: Product, theta: Conversion, semiring: Semiring, edges: int) -> Tensor:
@@ -74,11 +146,10 @@ def _elements(d: Tensor, theta: Conversion, semiring: Semiring) -> Tensor:
     return semiring.admit(elements)
 
 
-def _stream(
-    shares: Shares, r: Tensor, semiring: Semiring, samples: slice, edges: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _stream(task: Task, r: Tensor, samples: slice, edges: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The shares into relevant neurons, zeros left out, in blocks with the mask that says which are."""
-    for _, product in products(shares, r, semiring, samples, shares.zero_to_zero):
+    semiring = task.semiring
+    for _, product in blocks.products(task.shares, r, semiring, samples, task.shares.vanishes_at_zero):
         for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
             for at_k in at_ks:
                 d = product.d(at_g, at_k, at_j, at_p)
@@ -88,10 +159,9 @@ def _stream(
 
 def _zero_gives_zero(theta: Conversion, semiring: Semiring, like: Tensor) -> bool:
     """Whether Θ(0) is zero, so that pairs with the share 0 may be skipped."""
-    if theta.fit:
-        return True
+    samples = len(theta.form[1]) if isinstance(theta.form[1], Tensor) else 1
     try:
-        elements = _elements(like.new_zeros(1, 1, 1, 1, 1), theta, semiring)
+        elements = _elements(like.new_zeros(samples, 1, 1, 1, 1), theta, semiring)
     except KlrpError:  # not made for 0: then 0 may not be skipped, and is an error where it occurs
         return False
     return bool(semiring.is_zero(elements).all())

@@ -2,7 +2,8 @@
 
 A tap is one dense product over G groups, K upper neurons, J lower neurons and positions P, given as views:
 ``lower`` maps a layer's input [N, *input] to [N, G, J, *P], ``upper`` its output to [N, G, K, *P], and
-``weight`` its weights to [1, G, K, J, *P]; axes of size 1 broadcast. Linear is one tap; a convolution has
+``weight`` its weights to [1, G, K, J, *P], or [N, G, K, J, *P] where they depend on the sample; axes of size 1
+broadcast. Linear is one tap; a convolution has
 one for each position of its kernel, a shifted and strided view, so that padding is no neuron and a pair
 outside the window is absent. The views leave trailing axes alone: they work on tensors of semiring
 elements too, and they can be written to.
@@ -60,6 +61,17 @@ class Layer:
     bias: Tensor | None
     inputs: tuple[Shape, ...]
     output: Shape
+
+    @property
+    def computes_forward(self) -> bool:
+        """Whether Σ_j a_j w_jk + b_k is what the step computes."""
+        return True
+
+    @property
+    def weights_per_sample(self) -> bool:
+        """Whether each sample has weights of its own; a single sample's are as good as everyone's."""
+        tap = next(self.taps(), None)
+        return tap is not None and tap.weight(self.weights[tap.source]).shape[0] > 1
 
     def taps(self) -> Iterator[Tap]:
         """The taps that together hold each connected pair once."""
@@ -257,6 +269,11 @@ class Pool(Layer):
 
     windows: Windows | AdaptiveWindows
 
+    @property
+    def computes_forward(self) -> bool:
+        """It may stand for a max-pool."""
+        return False
+
     def taps(self) -> Iterator[Tap]:
         spatial = self.weights[0].ndim
         lead = (1,) * (len(self.output) + 3 - spatial)
@@ -276,7 +293,10 @@ def window(slices: tuple, ndim: int) -> View:
 
 
 class Affine(Layer):
-    """y = Σ_i w_i x_i + b, element by element: residual add, a BatchNorm that stands alone, a factor."""
+    """y = Σ_i w_i x_i + b, element by element: residual add, a BatchNorm that stands alone, a factor.
+
+    A weight is [1, *input], or [N, *input] where it depends on the sample.
+    """
 
     def taps(self) -> Iterator[Tap]:
         for source in range(len(self.inputs)):
@@ -285,6 +305,53 @@ class Affine(Layer):
 
 def _alone(x: Tensor) -> Tensor:
     return x[:, None, None]
+
+
+class Multiply(Affine):
+    """y = a · b, element by element, as a linear layer in each factor: its weights are the other one.
+
+    Σ_j a_j w_jk is then 2 a b, so that each factor takes half. A factor that is held constant makes it an Affine.
+    """
+
+    @property
+    def computes_forward(self) -> bool:
+        return len(self.inputs) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul(Layer):
+    """y = q v over the last two axes, for each sample and each place of the axes between, which q and v share.
+
+    ``sides`` says which factor each input is: 0 is q [N, *B, I, J], 1 is v [N, *B, J, K]; its weights are the other
+    factor. With both of them Σ_j a_j w_jk is 2 q v, so that each takes half; one alone is an ordinary layer whose
+    weights depend on the sample.
+    """
+
+    sides: tuple[int, ...] = (0, 1)
+
+    @property
+    def computes_forward(self) -> bool:
+        return len(self.sides) == 1
+
+    def taps(self) -> Iterator[Tap]:
+        between = len(self.output) - 3
+        for source, side in enumerate(self.sides):
+
+            def view(x: Tensor, transposed: bool = side == 0) -> Tensor:
+                """[N, *B, rows, columns] as [N, G, rows, columns], or with the columns first."""
+                x = x.flatten(1, between) if between else x.unsqueeze(1)
+                return x.transpose(2, 3) if transposed else x
+
+            yield Tap(source, view, view, lambda w, view=view: view(w).unsqueeze(4))
+
+    def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
+        weights = self._mapped(omega, xs[0].dtype)
+        products = (x @ w if side == 0 else w @ x for x, w, side in zip(xs, weights, self.sides, strict=True))
+        return sum(products)
+
+    def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
+        weights = self._mapped(omega, s.dtype)
+        return [s @ w.mT if side == 0 else w.mT @ s for w, side in zip(weights, self.sides, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

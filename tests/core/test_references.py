@@ -1,8 +1,8 @@
 """klrp against what others compute: zennit, captum, the gradient, and the balance of relevance."""
 
 import copy
-import itertools
 import functools
+import itertools
 
 import pytest
 import torch
@@ -296,9 +296,9 @@ def test_resnet18_loses_nothing_between_steps(resnet18):
 
 @pytest.mark.parametrize("place", ["layer2.0.conv1", "add_3", "avgpool"])
 def test_the_balance_catches_a_mistake_where_it_is(resnet18, monkeypatch, place):
-    from klrp import contraction
+    from klrp import kernels
 
-    contract, x = contraction.contract, signed(1, 3, 37, 41)
+    contract, x = kernels.contract, signed(1, 3, 37, 41)
     calls = [s.name for s in reversed(klrp.network.tracing.trace(resnet18, x).steps) if hasattr(s.operation, "taps")]
     count = itertools.cycle(calls)  # it is explained once more for the account
 
@@ -306,6 +306,6 @@ def test_the_balance_catches_a_mistake_where_it_is(resnet18, monkeypatch, place)
         passed = contract(*arguments)
         return [p * (1 + 1e-6) for p in passed] if next(count) == place else passed
 
-    monkeypatch.setattr(contraction, "contract", mistaken)
+    monkeypatch.setattr(kernels, "contract", mistaken)
     relevance = klrp.explain(resnet18, x, rule=rules.epsilon(1e-3, std=0.1))
     assert [name for name, error in balance_errors(relevance) if error > 1e-9] == [place]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import klrp
-from klrp.kernels import compiled
+from klrp.kernels.lists import threads
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = ["--network", "mlp", "--batch", "2", "--rounds", "1", "--threads", "1"]
@@ -105,7 +105,7 @@ def test_growth(given):
     assert rows[0]["edges"] < rows[-1]["edges"] and rows[0]["value"] < rows[-1]["value"]
 
 
-@pytest.mark.skipif(not compiled.AVAILABLE, reason="Numba is not installed")
+@pytest.mark.skipif(not threads.AVAILABLE, reason="Numba is not installed")
 def test_limits():
     import limits
 

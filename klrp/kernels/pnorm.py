@@ -17,23 +17,30 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from klrp.conversions import Conversion
-from klrp.network.layers import Conv, Layer, Linear, Shape
+from klrp.kernels import Task, single_product_objection, unknown
+from klrp.kernels.blocks import block_edges
+from klrp.network.layers import Conv, Linear, Shape
 from klrp.rules import Map
-from klrp.semirings import Semiring
-from klrp.shares import PartShares, Shares, block_edges
+from klrp.shares import PartShares
+
+NAME = "norms"
 
 DOUBLINGS = 6  # p = 2^6
 # The p-th power of a number in single precision is wrong by p · 1e-7; there are several.
 SLACK = 1e-3
 SMALLEST = 1e-300  # below it a power may have lost terms
-FEW = 8  # samples for which the powers of a dense matrix take longer than its edges
+FEW = 8  # samples for which the powers of a dense matrix took longer than its edges, on the layers of VGG-16
 
 
-def refusal(layer: Layer, semiring: Semiring) -> str:
-    """Why norms cannot explain this layer; empty if they can."""
-    if semiring.fused != "any,and":
-        return "without them there is a fast kernel for Boolean alone"
+def why_not(task: Task) -> str:
+    """Why it cannot take this task."""
+    layer, semiring = task.layer, task.semiring
+    if semiring.fused != "any,and" or semiring.shape:
+        return unknown(semiring)
+    if why := single_product_objection(task, cuts=True):
+        return why
+    if layer.weights_per_sample:
+        return "its weights depend on the sample"
     if isinstance(layer, Linear):
         few = math.prod(layer.output[:-1]) < FEW
         return "the powers of a matrix do not pay for few samples" if few else ""
@@ -42,21 +49,22 @@ def refusal(layer: Layer, semiring: Semiring) -> str:
     return "only linear layers and convolutions without groups have norms"
 
 
-def contract(shares: Shares, r: Tensor, theta: Conversion, memory: int) -> list[Tensor]:
+def contract(task: Task, r: Tensor) -> list[Tensor]:
     """Whether a share of j in a relevant neuron satisfies Θ [N, *input], for R_k [N, *output]."""
-    (part,), (form, _) = shares.parts, theta.form
-    (read, w), relevant = part.single(), r.bool()
-    a, s = read.activations, torch.where(relevant, part.scale / part.divisor, 0)
+    (part,), (form, cut) = task.shares.parts, task.theta.form
+    (read, omega), relevant = part.single(), r.bool()
+    w, cuts = omega(part.layer.weights[0]), torch.as_tensor(cut, device=r.device).expand(len(r))
+    a, s = read.activations, torch.where(relevant, part.scale / part.denominator, 0)
     result = torch.zeros(a.shape, dtype=torch.bool, device=a.device)
     for active, agree in _sides(a, form):
         if form == "positive":
-            result |= (_total(part, s, agree, _whether, _whether) > 0.5) & (active > 0)
+            result |= (_sum(part, s, agree, _whether, _whether) > 0.5) & (active > 0)
             continue
-        reached, unsure = _enclosed(part, active, w, s, agree, theta)
+        reached, unsure = _enclosed(part, active, w, s, agree, cuts)
         result |= reached
         cells = (unsure & ~result).nonzero()
         if len(cells):
-            result[tuple(cells.T)] = _looked_at(part, a, w, relevant, cells, theta, memory)
+            result[tuple(cells.T)] = _looked_at(task, a, w, relevant, cells, cuts)
     return [result.to(r.dtype)]
 
 
@@ -71,7 +79,7 @@ def _sides(a: Tensor, form: str) -> Iterator[tuple[Tensor, int]]:
             yield active, sign
 
 
-def _total(part: PartShares, s: Tensor, agree: int, of_s: Map, of_w: Map) -> Tensor:
+def _sum(part: PartShares, s: Tensor, agree: int, of_s: Map, of_w: Map) -> Tensor:
     """Σ of_w(|w_jk|) of_s(|s_k|) over the k where w s has the sign ``agree`` [N, *input]."""
     ((_, omega),), layer = part.pairs, part.layer
     if not agree:
@@ -90,14 +98,15 @@ def _whether(x: Tensor) -> Tensor:
 
 
 def _enclosed(
-    part: PartShares, active: Tensor, w: Tensor, s: Tensor, agree: int, theta: Conversion
+    part: PartShares, active: Tensor, w: Tensor, s: Tensor, agree: int, cuts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Where the largest share surely reaches the threshold, and where its bounds do not tell [N, *input]."""
     lead = (-1,) + (1,) * (s.ndim - 1)
     top_s = s.abs().flatten(1).amax(1).double().clamp_min(SMALLEST).reshape(lead)
     top_w = w.abs().amax().double().clamp_min(SMALLEST)
-    norm = _total(part, s, agree, lambda x: _power(x / top_s), lambda x: _power(x / top_w))
-    limit = _power(theta.form[1] / (active * (top_s * top_w).reshape(-1, *(1,) * (active.ndim - 1))))
+    norm = _sum(part, s, agree, lambda x: _power(x / top_s), lambda x: _power(x / top_w))
+    cuts, tops = (v.double().reshape(-1, *(1,) * (active.ndim - 1)) for v in (cuts, top_s * top_w))
+    limit = _power(cuts / (active * tops))
     terms = w.numel() // w.shape[1]
     reached = (norm >= (1 + SLACK) * terms * limit) & (norm >= SMALLEST)
     return reached, ~reached & ~(norm < (1 - SLACK) * limit) & (active > 0)
@@ -111,21 +120,20 @@ def _power(x: Tensor) -> Tensor:
     return x
 
 
-def _looked_at(
-    part: PartShares, a: Tensor, w: Tensor, r: Tensor, cells: Tensor, theta: Conversion, memory: int
-) -> Tensor:
+def _looked_at(task: Task, a: Tensor, w: Tensor, r: Tensor, cells: Tensor, cuts: Tensor) -> Tensor:
     """Whether a share of each of the neurons ``cells`` [m, axes] in a relevant neuron satisfies Θ [m]."""
-    layer, (form, cut) = part.layer, theta.form
+    (part,), layer, form = task.shares.parts, task.layer, task.theta.form[0]
+    cuts = cuts.to(a.dtype)
     channel = 1 if isinstance(layer, Conv) else a.ndim - 1
 
     def plane(shape: Shape) -> list[int]:
         return [1 if axis in (0, channel) else size for axis, size in enumerate(shape)]
 
     # The upper neurons of a position side by side, [N, positions, k].
-    z, r = (x.movedim(channel, -1).reshape(len(x), -1, len(w)) for x in (part.divisor, r))
+    z, r = (x.movedim(channel, -1).reshape(len(x), -1, len(w)) for x in (part.denominator, r))
     upper = torch.arange(z.shape[1], device=a.device).reshape(plane(layer.output))
     found = torch.zeros(len(cells), dtype=torch.bool, device=a.device)
-    size = max(1, block_edges(memory, 8 * w.element_size(), a.device) // len(w))
+    size = max(1, block_edges(task.memory, 8 * w.element_size(), a.device) // len(w))
     for tap in layer.taps():
         above = torch.full(plane(a.shape), -1, device=a.device)  # the position that each one leads to
         tap.lower(above).copy_(tap.upper(upper))
@@ -136,6 +144,6 @@ def _looked_at(
             at = above[tuple(place.T)]
             d = active[:, None] * tap.weight(w)[0, 0, :, j].flatten(1).T / z[n, at] * part.scale
             d = d.abs() if form == "magnitude" else d
-            reached = (d >= cut) & r[n, at] & (at >= 0)[:, None]
+            reached = (d >= cuts[n, None]) & r[n, at] & (at >= 0)[:, None]
             found[start : start + size] |= reached.any(1)
     return found

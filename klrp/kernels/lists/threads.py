@@ -1,4 +1,4 @@
-"""What every compiled kernel needs: whether Numba is there, tensors as flat arrays, tasks on threads.
+"""What all compiled code needs: whether Numba is there, tensors as flat arrays, tasks on threads.
 
 Numba is the extra ``fast``; without it other kernels do the same work.
 """
@@ -6,6 +6,7 @@ Numba is the extra ``fast``; without it other kernels do the same work.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,24 +46,45 @@ def flat(x: Tensor) -> Flat:
 _THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
-@contextmanager
-def crew() -> Iterator[None]:
-    """Inside, the threads of ``shared`` have the cores to themselves, and torch computes on one.
+class _Inside:
+    """How many threads are in ``torch_on_one_thread``, and how many threads torch had before the first came."""
 
-    After each operation torch's threads wait for the next one without giving their cores back, some
-    milliseconds long. On a machine with few cores that takes from us a third of our time.
+    lock = threading.Lock()
+    count = 0
+    before = 1
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Inside, the threads of ``parallel_for`` have the cores to themselves, and torch computes on one.
+
+    After each operation torch's threads spin, some milliseconds long, before they give their cores back. With two
+    cores that took a third of our time. torch keeps the number of its threads for the process and for each thread:
+    the first to come in saves it, and everyone gives it back on leaving. A thread that finds 1 while another is inside
+    cannot know whether that was its own number, and takes what the first had found.
     """
-    threads = torch.get_num_threads()
+    if _THREADS.get() is not None:
+        yield
+        return
+    with _Inside.lock:
+        threads = torch.get_num_threads()
+        if not _Inside.count:
+            _Inside.before = threads
+        elif threads == 1:
+            threads = _Inside.before
+        _Inside.count += 1
+        torch.set_num_threads(1)
     token = _THREADS.set(threads)
-    torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
         _THREADS.reset(token)
+        with _Inside.lock:
+            _Inside.count -= 1
+            torch.set_num_threads(threads)
 
 
-def shared(work: Callable, tasks: int, *arguments: object) -> None:
+def parallel_for(work: Callable, tasks: int, *arguments: object) -> None:
     """work(first, last, ...) over all tasks, by as many threads as torch has; the result is the same.
 
     Numba's own threads would double the time to compile, and may not be entered from two threads at once.

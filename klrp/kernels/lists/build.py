@@ -1,6 +1,14 @@
 """Sparse lists: for each upper position the neurons k that have relevance, the largest key first.
 
-Sites are tensors [samples, y, x, groups, channels], in any order in memory.
+Maps come as tensors [samples, y, x, groups, channels] in any order in memory. Of one with five channels, of which
+neurons with R_k = 0 are marked by a dot, the lists of three positions are
+
+    k        0    1    2    3    4              starts   0       3   4       6
+    p = 0    .7   .    .1   .    .9             index    4 0 2   3   1 4         and a last entry, index 0
+    p = 1    .    .    .    .4   .              value   .9 .7 .1 .4 .8 .2        and value 0, which is neutral
+    p = 2    .    .8   .    .    .2             bound   1. .75 .13 .5 1. .25     no less than any key from there on
+
+They are made in strips of positions, each by a counting sort on the half octave (x ... √2 x) of the key.
 """
 
 from __future__ import annotations
@@ -13,34 +21,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels.compiled import flat, shared
+from klrp.kernels.lists.threads import flat, parallel_for
 
-STRIP = 1 << 15  # sites that are sorted at once, so that they stay in the cache
-LEVELS = 64  # half octaves below the largest key of a list
-REACH, MAX, COUNT, MINIMUM, BOUNDED, LOGS = range(6)
+# Neurons that are sorted at once: 128 KB of float32, and as much again for their levels and positions, stay in L2.
+STRIP = 1 << 15
+LEVELS = 64  # half octaves below the largest key of a strip: the last one takes what lies below 2^-32 of it
+REACH, MAX, COUNT, MINIMUM, BOUNDED = range(5)
 
 
 class Lists(NamedTuple):
-    """The upper neurons with relevance: list i is the slice starts[i]:starts[i + 1] of the others."""
+    """The upper neurons with relevance: list i is the slice starts[i]:starts[i + 1] of the other arrays.
+
+    ``share`` is the largest |c / z| or |r c / z| that went into values, ``z`` the largest |z|.
+    """
 
     starts: np.ndarray
     index: np.ndarray
     value: np.ndarray
     weight: np.ndarray
     bound: np.ndarray
+    share: float
+    z: float
 
 
-def lists_of(
-    kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0, top: Tensor | None = None
-) -> Lists:
-    """One list for each position and group of the sites r and z: what is left where r is ``zero``.
+def build(kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0) -> Lists:
+    """One list for each position and group of the maps r and z: what is left where r is ``zero``.
 
     ``margin`` [samples, positions] is the stabiliser ε: z stands for z ± ε, with the sign of z, and for ∞ where that
     is too small for a normal float. What a list holds, and the key by which it falls, depend on the kind:
 
     * REACH, COUNT: values scale / z, weights r; by the size of scale / z.
-    * MAX: values r · scale / z; by the value.
-    * LOGS: values exp(r − top) · scale / z in double precision, with ``top`` [samples, positions]; by the value.
+    * MAX: values r · scale / z, in the higher precision of the two; by the value.
     * MINIMUM, BOUNDED: values scale / z, weights r; by the weight.
 
     ``bound`` at a place is no less than any key from there on. The order is that of the half octave.
@@ -55,24 +66,28 @@ def lists_of(
     (r_at, r_strides), (z_at, z_strides) = flat(r), flat(z)
     marks, mark_strides = flat(r if r.dtype == torch.bool else r != zero)
     starts = np.zeros(n * positions * groups + 1, np.int64)
-    shared(count, n * strips, sizes, marks, mark_strides, starts)
+    parallel_for(count, n * strips, sizes, marks, mark_strides, starts)
     np.cumsum(starts, out=starts)
-    index = np.empty(starts[-1], np.int32)
-    value = np.empty(starts[-1], np.float64 if kind == LOGS else z_at.dtype)
-    weight = np.empty(starts[-1], r_at.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
-    bound = np.empty(starts[-1], value.dtype)
+    length = starts[-1] + 1  # the last entry is neutral
+    index = np.empty(length, np.int32)
+    value = np.empty(length, np.promote_types(r_at.dtype, z_at.dtype) if kind == MAX else z_at.dtype)
+    weight = np.empty(length, r_at.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
+    bound = np.empty(length, value.dtype)
+    index[-1] = value[-1] = weight[-1] = bound[-1] = 0
+    extremes = np.zeros((n * strips * groups, 2), value.dtype)
     # Half octaves: the exponent and the first bit behind it.
     shift, bits = (22, np.int32) if value.itemsize == 4 else (51, np.int64)
     limits = number(scale), number(torch.finfo(z.dtype).tiny)
-    shared(
-        fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, *flat(margin.to(z.dtype)), *flat(margin if top is None else top), *limits,
-        shift, starts, index, value, weight, bound.view(bits),
+    parallel_for(
+        fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, *flat(margin.to(z.dtype)),
+        *limits, shift, starts, index, value, weight, bound.view(bits), extremes,
     )  # fmt: skip
-    return Lists(starts, index, value, weight, bound)
+    share, total = extremes.max(0, initial=0).tolist()
+    return Lists(starts, index, value, weight, bound, share, total)
 
 
 def _flat_plane(x: Tensor) -> Tensor:
-    """Sites [samples, y, x, groups, channels] with the positions of the plane on one axis."""
+    """A map [samples, y, x, groups, channels] with the positions of the plane on one axis."""
     n, ys, xs, groups, channels = x.shape
     return x.reshape(n, ys * xs, groups, channels)  # a view, unless the map has gaps
 
@@ -81,7 +96,7 @@ def _flat_plane(x: Tensor) -> Tensor:
 def _builders(kind: int) -> tuple[Callable, Callable]:
     from numba import njit
 
-    product, logs = kind in (MAX, LOGS), kind == LOGS
+    product = kind == MAX
     by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, MINIMUM, BOUNDED)
 
     # A task is a strip of positions: along it memory is read in one direction, whatever the order of the axes.
@@ -108,8 +123,8 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def fill(
-        first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, margin_strides, peak, peak_strides, scale, tiny, shift,
-        starts, index, value, weight, bound,
+        first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, margin_strides,
+        scale, tiny, shift, starts, index, value, weight, bound, extremes,
     ):  # fmt: skip
         strip, strips, positions, groups, channels = sizes
         # The entries of a strip, in the order of k; one more place takes what is left out.
@@ -126,6 +141,7 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
             here = min(strip, positions - p0)
             origin = starts[(n * positions + p0) * groups + g]
             begin, size, top = 0, 0, 0
+            largest_share, largest_total = abs(value[-1]), abs(z.dtype.type(0))
             for k in range(channels):
                 r_k, z_k = r_base + k * r_strides[3], z_base + k * z_strides[3]
                 m_k = m_base + k * mark_strides[3]
@@ -138,20 +154,20 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
                     epsilon = margin[n * margin_strides[0] + (p0 + position[e]) * margin_strides[1]]
                     total = total - epsilon if total < 0 else total + epsilon
                     dead = abs(total) < tiny
-                    if logs:
-                        at_top = peak[n * peak_strides[0] + (p0 + position[e]) * peak_strides[1]]
-                        relevance = np.exp(np.float64(relevance) - at_top)
                     if product:
                         share[e] = 0 if dead else relevance * (scale / total)
                         key[0] = abs(share[e])
                     else:
                         share[e] = 0 if dead else scale / total
                         key[0] = relevance if by_weight else abs(share[e])
+                    largest_share = max(largest_share, abs(share[e]))
+                    largest_total = max(largest_total, abs(total))
                     if weighted:
                         weights[e] = relevance
                     level[e] = bits[0] >> shift
                     top = max(top, level[e])
                 begin = ends[k] = size
+            extremes[task, 0], extremes[task, 1] = largest_share, largest_total
             # Then a counting sort of all lists of the strip at once.
             places[:] = 0
             for e in range(size):

@@ -1,7 +1,12 @@
 """The compiled walk: each lower position goes through the lists of its window, many channels side by side.
 
-A block of channels lies in the lanes of the vector unit: one product and one comparison for an edge. It
-leaves a list as soon as nothing further in it can change a lane.
+    lower row y, block of 64 channels        a strip of the vector unit's lanes for each position x
+    for each position x of it
+        for each offset of the kernel        the list of the upper position that it leads to
+            for each entry (k, value)        lane j:  e = value · w[block, offset, k, j]   one product, one comparison
+    the row of results, written back
+
+It leaves a list as soon as nothing further in it can change a lane: bound · largest |w| of the block says so.
 """
 
 from __future__ import annotations
@@ -13,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels.compiled import FAST, flat, shared
-from klrp.kernels.lists import BOUNDED, COUNT, LOGS, MAX, MINIMUM, REACH, Lists
-from klrp.kernels.packing import Weights
+from klrp.kernels.lists.build import BOUNDED, COUNT, MAX, MINIMUM, REACH, Lists
+from klrp.kernels.lists.pack import Weights
+from klrp.kernels.lists.threads import FAST, flat, parallel_for
 
-STRIP = 256  # positions that are turned at once, so that their channels stay in the cache
+# Positions whose channels are gathered at once where channels do not lie side by side in memory: 256 positions of
+# 64 channels are 64 KB of float32.
+STRIP = 256
 
 
 def run(
@@ -25,25 +32,22 @@ def run(
     lists: Lists,
     weights: Weights,
     a: Tensor,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    tables: tuple[np.ndarray, np.ndarray],
     source: tuple[int, int],
     out: Tensor,
+    limits: np.ndarray,
     relu: bool = False,
-    cut: float = 0.0,
     sign: int = 1,
 ) -> bool:
-    """Write ⊕ over the lists to each target of ``out``, whose activations are ``a``; both are sites.
+    """Write ⊕ over the lists to each target of ``out``, whose activations are ``a``; both have channels last.
 
-    With ``relu`` the activations are what is positive of ``a``. ``out`` may be the memory of ``a``.
+    With ``relu`` the activations are what is positive of ``a``. ``out`` may be the memory of ``a``. ``tables`` [y,
+    kernel rows] and [x, kernel columns] say which of the ``source`` positions an offset leads to, −1 for none.
+    ``limits`` [samples · y] holds a number for each row. What is written depends on the kind; d = a w·value is a share:
 
-    ``rows`` [y, kernel rows] and ``columns`` [x, kernel columns] say which of the ``source`` positions an
-    offset leads to, −1 for none. What is written depends on the kind; d = a w·value is a share:
-
-    * REACH: whether d ≥ cut for any entry, where sign · a > 0.
-    * COUNT: Σ of the weights where d ≥ cut, where sign · a > 0.
-    * MAX, MINIMUM, BOUNDED: max of |d|, of min(|d|, weight), of |d| + weight − 1.
-    * LOGS: the logarithm of what MAX writes.
+    * REACH: whether d ≥ limit for any entry, where sign · a > 0.
+    * COUNT: Σ of the weights where d ≥ limit, where sign · a > 0.
+    * MAX, MINIMUM, BOUNDED: max of |d|, of min(|d|, weight), of |d| + weight − 1, and at most limit.
 
     It returns whether there was an activation of the other sign, which REACH and COUNT leave out.
     """
@@ -52,11 +56,10 @@ def run(
     others = np.zeros(1, np.bool_)
     samples, ys, _, groups, channels = a.shape
     blocks = -(-channels // weights.lanes)
-    shared(
+    parallel_for(
         _walker(kind, weights.lanes), groups * blocks * samples * ys,
-        *lists, tuple(a.shape), a_at, a_strides, number(0 if relu else -np.inf), number(sign), number(cut),
-        *weights[:5], rows, columns, *source,
-        out_at, out_strides, others,
+        *lists[:5], tuple(a.shape), a_at, a_strides, number(0 if relu else -np.inf), number(sign),
+        limits.astype(lists.value.dtype), *weights[:5], *tables, *source, out_at, out_strides, others,
     )  # fmt: skip
     return bool(others[0])
 
@@ -65,7 +68,7 @@ def row_maximum(x: Tensor, w: Tensor, wanted: Tensor) -> Tensor:
     """max_j |x_j w_kj| [n, k], for x [n, j] from 0 up and w [k, j]; 0 where it is not ``wanted`` [n, k]."""
     result = torch.empty(wanted.shape, dtype=x.dtype)
     arrays = (v.contiguous().numpy() for v in (x, w.detach(), wanted))
-    shared(_row_walker(), len(w), *arrays, result.numpy())
+    parallel_for(_row_walker(), len(w), *arrays, result.numpy())
     return result
 
 
@@ -93,26 +96,27 @@ def _walker(kind: int, lanes: int) -> Callable:
     from numba import njit
 
     # Constants of the compiled code: what does not belong to the kind is compiled away.
-    reach, count, logs = kind == REACH, kind == COUNT, kind == LOGS
-    minimum, bounded, maximum = kind == MINIMUM, kind == BOUNDED, kind in (MAX, LOGS)
+    reach, count, maximum = kind == REACH, kind == COUNT, kind == MAX
+    minimum, bounded = kind == MINIMUM, kind == BOUNDED
     stops = reach or count
     bounds = stops or maximum  # whose keys times weights bound what an entry can bring
     picks = reach or maximum
+    # Entries between two looks at the lanes: a Boolean lane is often settled by the first few.
     chunk = 8 if reach else 32
     # The first entries of every list bring lanes so far up that few of the others matter.
     phases = 2 if maximum else 1
 
     @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
     def walk(
-        first, last, starts, index, value, weight, bound, sizes, a, a_strides, low, sign, cut,
-        w, w_strides, tops, top_strides, largest, rows, columns, height, width, out, out_strides, others,
+        first, last, starts, index, value, weight, bound, sizes, a, a_strides, low, sign, limits,
+        w, w_strides, maxima, maxima_strides, largest, rows, columns, height, width, out, out_strides, others,
     ):  # fmt: skip
         samples, ys, xs, groups, channels = sizes
         blocks = (channels + lanes - 1) // lanes
-        never, lowest = a.dtype.type(np.inf), a.dtype.type(-np.inf)
+        never, neutral = a.dtype.type(np.inf), value.shape[0] - 1
         nothing, unit = a.dtype.type(0), a.dtype.type(1)
         most = np.finfo(np.float64).max
-        # cut / a must not come to 0, which a product of 0 would reach.
+        # limit / a must not come to 0, which a product of 0 would reach.
         least_cut = np.nextafter(nothing, unit)
         # A row of activations and of results, channels side by side whatever the order of the tensors.
         active = np.zeros((xs, lanes), a.dtype)
@@ -121,13 +125,14 @@ def _walker(kind: int, lanes: int) -> Callable:
         steer = np.empty(lanes, value.dtype)
         best = np.empty(lanes, value.dtype)
         total = np.empty(lanes, np.float64 if count else np.int8)
-        pick = np.empty(chunk, np.int64)
+        pick = np.empty(chunk + 3, np.int64)
         # A block of weights stays in the cache for all positions of a sample.
         for task in range(first, last):
             y = task % ys
             n = task // ys % samples
             b = task // (ys * samples) % blocks
             g = task // (ys * samples * blocks)
+            limit = limits[n * ys + y]
             filled = min(lanes, channels - b * lanes)
             a_base = n * a_strides[0] + y * a_strides[1] + g * a_strides[3]
             least = nothing
@@ -142,12 +147,12 @@ def _walker(kind: int, lanes: int) -> Callable:
             if least < 0:
                 others[0] = True
             for x in range(xs):
-                # A lane without activation never holds the others up.
+                # A lane without activation is settled from the start.
                 floor = never
                 for lane in range(lanes):
                     activation = active[x, lane] if lane < filled else nothing
                     if stops:
-                        steer[lane] = max(cut / activation, least_cut) if activation > 0 else never
+                        steer[lane] = max(limit / activation, least_cut) if activation > 0 else never
                         best[lane] = nothing
                         floor = min(floor, steer[lane])
                     else:
@@ -170,30 +175,26 @@ def _walker(kind: int, lanes: int) -> Callable:
                                 middle = min(i + chunk, end)
                                 i, end = (i, middle) if phase == 0 else (middle, end)
                             top = largest[g, b, offset] if bounds else unit
-                            peak = g * top_strides[0] + b * top_strides[1] + offset * top_strides[2]
+                            peak = g * maxima_strides[0] + b * maxima_strides[1] + offset * maxima_strides[2]
                             base = g * w_strides[0] + b * w_strides[1] + offset * w_strides[2]
                             while i < end:
                                 reachable = bound[i] * top
                                 if reachable < floor or (not stops and reachable == floor):
                                     break
-                                stop, chosen, begin = min(i + chunk, end), 0, i
-                                if picks:
-                                    for e in range(i, stop):  # without a branch: many are left out
-                                        pick[chosen] = e
-                                        reachable = abs(value[e]) * tops[peak + index[e] * top_strides[3]]
+                                stop, chosen = min(i + chunk, end), 0
+                                for e in range(i, stop):  # without a branch: many are left out
+                                    pick[chosen] = e
+                                    if picks:
+                                        reachable = abs(value[e]) * maxima[peak + index[e] * maxima_strides[3]]
                                         chosen += reachable >= floor if reach else reachable > floor
-                                else:
-                                    chosen = stop - i
+                                    else:
+                                        chosen += 1
                                 i = stop
                                 if chosen == 0:
                                     continue
-                                c = 0
-                                while c + 4 <= chosen:
-                                    if picks:
-                                        i0, i1, i2, i3 = (pick[c], pick[c + 1], pick[c + 2], pick[c + 3])
-                                    else:
-                                        i0 = begin + c
-                                        i1, i2, i3 = i0 + 1, i0 + 2, i0 + 3
+                                pick[chosen : chosen + 3] = neutral
+                                for c in range(0, chosen, 4):
+                                    i0, i1, i2, i3 = pick[c], pick[c + 1], pick[c + 2], pick[c + 3]
                                     w0 = w[base + index[i0] * w_strides[3] :][:lanes]
                                     w1 = w[base + index[i1] * w_strides[3] :][:lanes]
                                     w2 = w[base + index[i2] * w_strides[3] :][:lanes]
@@ -223,27 +224,6 @@ def _walker(kind: int, lanes: int) -> Callable:
                                             e2 = min(d2, r2) - (unit - max(d2, r2))
                                             e3 = min(d3, r3) - (unit - max(d3, r3))
                                         best[lane] = max(best[lane], max(max(e0, e1), max(e2, e3)))
-                                    c += 4
-                                while c < chosen:
-                                    i0 = pick[c] if picks else begin + c
-                                    w0 = w[base + index[i0] * w_strides[3] :][:lanes]
-                                    v0, r0 = value[i0], weight[i0]
-                                    for lane in range(lanes):
-                                        t = steer[lane]
-                                        if stops:
-                                            e0 = v0 * w0[lane]
-                                        else:
-                                            e0 = v0 * abs(w0[lane])
-                                        if count:
-                                            total[lane] += r0 if e0 >= t else 0.0
-                                            continue
-                                        if minimum:
-                                            e0 = min(t * e0, r0)
-                                        if bounded:
-                                            d0 = t * e0
-                                            e0 = min(d0, r0) - (unit - max(d0, r0))
-                                        best[lane] = max(best[lane], e0)
-                                    c += 1
                                 if reach:
                                     floor = never
                                     for lane in range(lanes):
@@ -260,10 +240,7 @@ def _walker(kind: int, lanes: int) -> Callable:
                         found[x, lane] = min(total[lane], most)
                     else:
                         largest_found = activation * best[lane] if maximum else best[lane]
-                        largest_found = largest_found if activation > 0 else nothing
-                        if logs:
-                            largest_found = np.log(largest_found) if largest_found > 0 else lowest
-                        found[x, lane] = largest_found
+                        found[x, lane] = min(largest_found, limit) if activation > 0 else nothing
             out_base = n * out_strides[0] + y * out_strides[1] + g * out_strides[3]
             for x0 in range(0, xs, STRIP):
                 for lane in range(filled):
