@@ -57,7 +57,8 @@ class Assembly:
         keys = {"input": INPUT} | {step.name: step.key for step in steps}
         output = self.names[self.output]
         shape = self.returned.shape
-        network = Network(steps, output, shape, self.behind, tuple(self.calls), keys, frozenset(self._kept(steps)))
+        calls = {number: self.calls[number] for number in self.needed}
+        network = Network(steps, output, shape, self.behind, calls, keys, frozenset(self._kept(steps)))
         return Trace(network, {key: value for key, value in self.values.items() if key in network.kept})
 
     # --- the graph ----------------------------------------------------------------------------------------
@@ -84,14 +85,14 @@ class Assembly:
             if number < 0 or number in needed:
                 continue
             needed.add(number)
-            for source in self.calls[number].sources():
+            for source in self.calls[number].sources:
                 self.read[source.key] += 1
                 waiting.append(source.key)
         return sorted(needed)
 
     def _check_spoilt(self, spoilt: list[tuple[int, Key, str]]) -> None:
         for number, key, message in spoilt:
-            later = any(key in {s.key for s in self.calls[n].sources()} for n in self.needed if n > number)
+            later = any(key in {s.key for s in self.calls[n].sources} for n in self.needed if n > number)
             if later or key == self.output:
                 raise KlrpError.value(
                     f"model: {message}. Write it without changing its argument: y = f(x) in place of f_(x)."
@@ -110,7 +111,7 @@ class Assembly:
                 return call.name
             if call.name not in vocabulary.KEEPS_ORDER:
                 break
-            number = call.sources()[0].call
+            number = call.sources[0].call
         return ""
 
     def _kept(self, steps: tuple[Step, ...]) -> Iterator[Key]:
@@ -126,7 +127,7 @@ class Assembly:
             if key in self.values:
                 yield key
             elif key[0] >= 0:
-                waiting.extend(source.key for source in self.calls[key[0]].sources())
+                waiting.extend(source.key for source in self.calls[key[0]].sources)
 
     # --- steps --------------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class Assembly:
             operation, sources = entry.build(*args, **kwargs)
             sources = list(sources)
         lent = call.name in vocabulary.LENDS_SHAPE
-        dropped = {s.key for s in call.sources()[: 1 if lent else None]} - {s.key for s in sources}
+        dropped = {s.key for s in call.sources[: 1 if lent else None]} - {s.key for s in sources}
         if dropped:
             raise KlrpError.value("it reads a value that depends on the input where klrp expects a constant")
         if entry.registered:
@@ -187,7 +188,7 @@ class Assembly:
 
     def _verify(self, call: Call, operation: Operation, sources: list[Traced], output: Traced) -> None:
         """A KlrpError if what was registered computes something else than what it was said to be like."""
-        values = Trace(Network((), "", output.shape, "", tuple(self.calls), {}, frozenset()), self.values)
+        values = Trace(Network((), "", output.shape, "", dict(enumerate(self.calls)), {}, frozenset()), self.values)
         inputs, value = [values._of(source.key) for source in sources], values._of(output.key)
         if isinstance(operation, Pass):
             fits = value.shape == inputs[0].shape and _acts_alone(call, inputs[0], value)
@@ -204,7 +205,7 @@ class Assembly:
         """The layer in front of a BatchNorm that nobody else reads."""
         if not issubclass(entry.kind, _BatchNorm):
             return None
-        source = call.sources()[0].key
+        source = call.sources[0].key
         step = self.steps.get(self.names[source])
         if step is None or self.read[source] > 1:
             return None
@@ -234,8 +235,8 @@ def _arguments(call: Call) -> tuple[tuple, dict[str, Any]]:
 
 def _rearranged(call: Call, item: int) -> tuple[Operation, list[Traced]]:
     """The call on the indices of its inputs' neurons, which tells which neuron shows which."""
-    lent = call.sources()[1:] if call.name in vocabulary.LENDS_SHAPE else []
-    sources = list({source.key: source for source in call.sources() if source not in lent}.values())
+    lent = call.sources[1:] if call.name in vocabulary.LENDS_SHAPE else []
+    sources = list({source.key: source for source in call.sources if source not in lent}.values())
     if any(source.dtype == torch.bool for source in sources):
         raise KlrpError.value("it moves neurons by a mask that depends on the values")
     if call.name in vocabulary.KEEPS_ORDER:

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from klrp.network import builders, vocabulary
 from klrp.network.builders import Traced
@@ -43,6 +44,7 @@ class Call:
     where: str
     module: nn.Module | None = None  # a registered one
 
+    @cached_property
     def sources(self) -> list[Traced]:
         """What it reads, in the order of its arguments."""
         return [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Traced)]
@@ -74,20 +76,6 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
         return function(tree)
     items = [mapped(function, item) for item in tree]
     return items if isinstance(tree, list) else tuple(items)
-
-
-def replay(calls: list[Call], kept: frozenset[Key], x: Tensor) -> dict[Key, Tensor]:
-    """The values that ``kept`` names, for another input of the same shape."""
-    values: dict[Key, Any] = {INPUT: x}
-    last = {source.key: number for number, call in enumerate(calls) for source in call.sources()}
-    for number, call in enumerate(calls):
-        out = call.again(lambda source: values[source.key])
-        outputs = tensors_of(out)
-        values.update({traced.key: outputs[traced.item] for traced in call.outputs})
-        for key in {source.key for source in call.sources()} | {traced.key for traced in call.outputs}:
-            if key not in kept and last.get(key, number) <= number:
-                del values[key]
-    return values
 
 
 def tensors_of(out: Any) -> tuple:

@@ -233,7 +233,7 @@ class _Recorder(TorchFunctionMode):
         )
         call = Call(name, pure, traced_args, traced_kwargs, outputs, self.frame, line_of_user(), module)
         self.calls.append(call)
-        for source in call.sources():
+        for source in call.sources:
             self.readers[source.key] += 1
         if name == "batch_norm":
             self._may_fold(args[0] if args else kwargs["input"])

@@ -27,7 +27,7 @@ def without_rule(call: Call) -> KlrpError:
             else f"klrp.register({call.name!r}, like='relu')"
         )
         like += f", or the whole of {kind.__name__}, the module it is in" if call.frame.path else ""
-    alone = {source.shape for source in call.sources()} == {call.outputs[0].shape} and len(call.outputs) == 1
+    alone = {source.shape for source in call.sources} == {call.outputs[0].shape} and len(call.outputs) == 1
     hint = (
         f"If it acts on each neuron by itself, as an activation does, say so: {like}. Otherwise klrp"
         if alone

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
 from klrp.network.builders import Operation
-from klrp.network.calls import Call, Key, replay, tensors_of
+from klrp.network.calls import INPUT, Call, Key, tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,25 +34,44 @@ class Step:
     key: Key
 
 
-class Network(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Network:
     """The graph of a network for inputs of one shape: it depends on no value.
 
     ``output`` is the step that outputs the logits, of that ``output_shape``; ``behind`` names the function at the
-    end that was looked behind, such as "softmax"; ``kept`` are the values that a pass back reads.
+    end that was looked behind, such as "softmax"; ``calls`` are those that the output depends on, by their numbers;
+    ``keys`` name the values of the steps, and ``kept`` those that a pass back reads.
     """
 
     steps: tuple[Step, ...]
     output: str
     output_shape: torch.Size
     behind: str
-    calls: tuple[Call, ...]
+    calls: dict[int, Call]
     keys: dict[str, Key]
     kept: frozenset[Key]
 
     def run(self, x: Tensor) -> Trace:
-        """The values for another input of the same shape."""
+        """The values for another input of the same shape: its calls again, without the model."""
         with torch.no_grad():
-            return checked(Trace(self, replay(self.calls, self.kept, copied(x))))
+            values: dict[Key, Any] = {INPUT: copied(x)}
+            for number, call in self.calls.items():
+                outputs = tensors_of(call.again(lambda source: values[source.key]))
+                values.update({traced.key: outputs[traced.item] for traced in call.outputs})
+                for key in self._last_read[number]:
+                    del values[key]
+            return checked(Trace(self, values))
+
+    @cached_property
+    def _last_read(self) -> dict[int, list[Key]]:
+        """After which call each value that is not kept can go."""
+        last = {traced.key: number for number, call in self.calls.items() for traced in call.outputs}
+        last |= {source.key: number for number, call in self.calls.items() for source in call.sources}
+        gone: dict[int, list[Key]] = {number: [] for number in self.calls}
+        for key, number in last.items():
+            if key not in self.kept:
+                gone[number].append(key)
+        return gone
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +106,7 @@ class Trace:
         key = self.network.keys[name]
         if key in self.values or self.network.calls[key[0]].name != "relu":
             return self._of(key), False
-        return self._of(self.network.calls[key[0]].sources()[0].key), True
+        return self._of(self.network.calls[key[0]].sources[0].key), True
 
     def forget(self, name: str) -> None:
         """Let a value go, and its memory: nothing reads it any more."""
