@@ -13,6 +13,7 @@ from klrp import composites, conversions, rules, symbolic
 from klrp.composites import ADD, ANY, FIRST, Composite
 from klrp.errors import KlrpError
 from klrp.explain import explain, explain_many, kernel_for
+from klrp.laws import check_laws
 from klrp.network.vocabulary import register
 from klrp.relevance import Relevance
 from klrp.semirings import (
@@ -27,8 +28,7 @@ from klrp.semirings import (
     TROPICAL,
     VITERBI,
     Semiring,
-    check_laws,
-)
+)  # fmt: skip
 
 __version__ = "0.1.0"
 

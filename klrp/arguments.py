@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.composites import ANY, Assignment, Composite, assign, check_rule
+from klrp.composites.assignment import ANY, Assignment, Composite, assign, check_rule
 from klrp.conversions import Theta
 from klrp.errors import KlrpError
 from klrp.kernels import Cache

@@ -7,17 +7,32 @@ that "relevant" is its one and "not relevant" its zero.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.semirings import Semiring
 
 Theta = Callable[[Tensor], Tensor]
+
+
+class Elements(Protocol):
+    """What a conversion reads of a semiring."""
+
+    name: str
+    zero: Any
+    one: Any
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+    def full(self, shape: tuple[int, ...], which: str, like: Tensor) -> Tensor:
+        """A tensor of zeros or ones of the semiring."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class Conversion:
     """
 
     name: str
-    apply: Callable[[Tensor, Semiring], Tensor]
+    apply: Callable[[Tensor, Elements], Tensor]
     safe: bool = False
     form: tuple[str, float | Tensor] = ("", 0.0)
     fit: Callable[[Stream, int, torch.dtype], Tensor] | None = None
@@ -40,7 +55,7 @@ class Conversion:
         """Whether it is d ↦ d."""
         return self.form[0] == "identity"
 
-    def __call__(self, d: Tensor, semiring: Semiring) -> Tensor:
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
         return self.apply(d, semiring)
 
     def __repr__(self) -> str:
@@ -61,97 +76,124 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
     if getattr(theta, "__module__", None) == __name__:
         raise KlrpError.type(f"theta: got the function {name} itself. Call it: klrp.conversions.{name}(...).")
 
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        try:
-            return theta(d)
-        except Exception as error:  # whatever a user's function raises
-            raise KlrpError.value(
-                f"theta: {name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it an "
-                f"elementwise function of a tensor."
-            ) from error
-
-    return Conversion(name, apply)
+    return Conversion(name, partial(_of_users, theta, name))
 
 
-def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
+def _number(value: float, what: str) -> float:
+    found = as_number(value)
+    if found is None or not math.isfinite(found):
+        raise KlrpError.value(f"{what}: got {value!r}; expected a finite number.")
+    return found
+
+
+def as_number(value: Any) -> float | None:
+    """A Python, NumPy or torch number as a float; None for anything else, truth values and text among it."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    return float(value) if is_number else None
+
+
+def _one_where(mask: Tensor, semiring: Elements, like: Tensor) -> Tensor:
     if semiring.dtype == torch.bool and semiring.zero is False and semiring.one is True:
         return mask
     one, zero = (semiring.full((), which, like) for which in ("one", "zero"))
     return torch.where(mask[(..., *(None,) * len(semiring.shape))], one, zero)
 
 
-def _number(value: float, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise KlrpError.value(f"{what}: got {value!r}; expected a finite number.")
-    return float(value)
-
-
-def identity() -> Conversion:
-    """Θ(d) = d, for semirings whose elements are numbers."""
-
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        _scalar_zero(semiring)
-        return d
-
-    return Conversion("identity()", apply, form=("identity", 0.0))
-
-
-def threshold(t: float) -> Conversion:
-    """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
-    t = _number(t, "threshold")
-    return Conversion(f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), True, ("threshold", t))
-
-
-def at_least(t: Tensor) -> Conversion:
-    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
-
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        return _one_where(d >= t.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
-
-    return Conversion("at_least(...)", apply, True, ("threshold", t))
-
-
-def magnitude(t: float) -> Conversion:
-    """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
-    t = _number(t, "magnitude")
-    return Conversion(f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), True, ("magnitude", t))
-
-
-def positive() -> Conversion:
-    """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
-    return Conversion("positive()", lambda d, k: _one_where(d > 0, k, d), True, ("positive", 0.0))
-
-
-def keep(t: float) -> Conversion:
-    """Θ(d) = d if d ≥ t else 0: small shares are dropped, large ones keep their size."""
-    t = _number(t, "keep")
-    return Conversion(f"keep({t:g})", lambda d, k: torch.where(d >= t, d, _scalar_zero(k)))
-
-
-def log() -> Conversion:
-    """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return _logarithm("log", 1)
-
-
-def neglog() -> Conversion:
-    """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return _logarithm("neglog", -1)
-
-
-def _logarithm(name: str, sign: int) -> Conversion:
-    def apply(d: Tensor, k: Semiring) -> Tensor:
-        return torch.where(d == 0, _scalar_zero(k), sign * d.log())
-
-    return Conversion(f"{name}()", apply, form=(name, 0.0))
-
-
-def _scalar_zero(semiring: Semiring) -> float:
+def _scalar_zero(semiring: Elements) -> float:
     if semiring.shape:
         raise KlrpError.value(
             f"theta: this conversion gives numbers, but an element of {semiring.name} has the shape "
             f"{semiring.shape}. Write a callable that maps shares [...] to [..., *{semiring.shape}]."
         )
     return float(semiring.zero)
+
+
+# What the conversions do: module-level functions, so that a Conversion can be pickled.
+
+
+def _identity(d: Tensor, semiring: Elements) -> Tensor:
+    _scalar_zero(semiring)
+    return d
+
+
+def _at_least(t: float | Tensor, d: Tensor, semiring: Elements) -> Tensor:
+    t = t.to(d).reshape(-1, *(1,) * (d.ndim - 1)) if isinstance(t, Tensor) else t
+    return _one_where(d >= t, semiring, d)
+
+
+def _large(t: float, d: Tensor, semiring: Elements) -> Tensor:
+    return _one_where(d.abs() >= t, semiring, d)
+
+
+def _above_zero(d: Tensor, semiring: Elements) -> Tensor:
+    return _one_where(d > 0, semiring, d)
+
+
+def _kept(t: float, d: Tensor, semiring: Elements) -> Tensor:
+    return torch.where(d >= t, d, _scalar_zero(semiring))
+
+
+def _logarithm(sign: int, d: Tensor, semiring: Elements) -> Tensor:
+    return torch.where(d == 0, _scalar_zero(semiring), sign * d.log())
+
+
+def _unfitted(d: Tensor, semiring: Elements) -> Tensor:
+    raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
+
+
+def _of_users(theta: Theta, name: str, d: Tensor, semiring: Elements) -> Tensor:
+    try:
+        return theta(d)
+    except Exception as error:  # whatever a user's function raises
+        raise KlrpError.value(
+            f"theta: {name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it an "
+            f"elementwise function of a tensor."
+        ) from error
+
+
+def identity() -> Conversion:
+    """Θ(d) = d, for semirings whose elements are numbers."""
+    return Conversion("identity()", _identity, form=("identity", 0.0))
+
+
+def threshold(t: float) -> Conversion:
+    """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
+    t = _number(t, "threshold")
+    return Conversion(f"threshold({t:g})", partial(_at_least, t), True, ("threshold", t))
+
+
+def at_least(t: Tensor) -> Conversion:
+    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
+    return Conversion("at_least(...)", partial(_at_least, t), True, ("threshold", t))
+
+
+def magnitude(t: float) -> Conversion:
+    """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
+    t = _number(t, "magnitude")
+    return Conversion(f"magnitude({t:g})", partial(_large, t), True, ("magnitude", t))
+
+
+def positive() -> Conversion:
+    """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
+    return Conversion("positive()", _above_zero, True, ("positive", 0.0))
+
+
+def keep(t: float) -> Conversion:
+    """Θ(d) = d if d ≥ t else 0: small shares are dropped, large ones keep their size."""
+    t = _number(t, "keep")
+    return Conversion(f"keep({t:g})", partial(_kept, t))
+
+
+def log() -> Conversion:
+    """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
+    return Conversion("log()", partial(_logarithm, 1), form=("log", 0.0))
+
+
+def neglog() -> Conversion:
+    """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
+    return Conversion("neglog()", partial(_logarithm, -1), form=("neglog", 0.0))
 
 
 def mass(f: float) -> Conversion:
@@ -167,10 +209,7 @@ def mass(f: float) -> Conversion:
     if not 0 < f <= 1:
         raise KlrpError.value(f"mass: got f = {f:g}; expected a fraction above 0 and at most 1.")
 
-    def unfitted(d: Tensor, semiring: Semiring) -> Tensor:
-        raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
-
-    return Conversion(f"mass({f:g})", unfitted, safe=True, fit=partial(_fit_mass, f))
+    return Conversion(f"mass({f:g})", _unfitted, safe=True, fit=partial(_fit_mass, f))
 
 
 def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from klrp.conversions import as_number
 from klrp.errors import KlrpError
 
 Map = Callable[[Tensor], Tensor]
@@ -91,9 +93,10 @@ class Rule:
 
 
 def _number(rule: str, argument: str, value: float, low: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
+    found = as_number(value)
+    if found is None or not low <= found < math.inf:
         raise KlrpError.value(f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up.")
-    return float(value)
+    return found
 
 
 _LINEAR = Part(((same, same),), bias=same)
@@ -120,11 +123,12 @@ def gamma(g: float) -> Rule:
     As γ grows it tends to z⁺ where activations are not negative.
     """
     g = _number("gamma", "g", g, 0)
-
-    def lift(w: Tensor) -> Tensor:
-        return w + g * w.clamp_min(0)
-
+    lift = partial(_lifted, g)
     return Rule(f"gamma({g:g})", (Part(((same, lift),), bias=lift),))
+
+
+def _lifted(g: float, w: Tensor) -> Tensor:
+    return w + g * w.clamp_min(0)
 
 
 _EXCITING = ((_positive, _positive), (_negative, _negative))
@@ -159,7 +163,7 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     their shares are no longer all of one sign.
     """
     try:
-        low, high = (torch.as_tensor(v).detach() for v in (low, high))
+        low, high = (_bound(v) for v in (low, high))
         ordered = bool((low <= high).all())
     except (TypeError, ValueError, RuntimeError) as error:
         raise KlrpError.type(
@@ -169,12 +173,19 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     if not ordered:
         raise KlrpError.value(f"zbox: got low = {_short(low)} above high = {_short(high)}; swap them.")
 
-    def constant(value: Tensor) -> Map:
-        return lambda x: (-value).to(x).expand_as(x)
-
-    pairs = ((same, same), (constant(low), _positive), (constant(high), _negative))
+    pairs = ((same, same), (partial(_less, low), _positive), (partial(_less, high), _negative))
     name = f"zbox({_short(low)}, {_short(high)})"
     return Rule(name, (Part(pairs, vanishes_at_zero=False),), first_only=True)
+
+
+def _bound(value: float | Tensor) -> Tensor:
+    """A bound in double precision where it is a Python number, so that it is as exact as the inputs."""
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def _less(value: Tensor, x: Tensor) -> Tensor:
+    """−value, shaped as x."""
+    return (-value).to(x).expand_as(x)
 
 
 def _shape_or_value(x: object) -> str:
