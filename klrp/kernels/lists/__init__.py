@@ -20,7 +20,7 @@ from torch import Tensor
 from klrp.kernels import Task, single_product_objection, unknown
 from klrp.kernels.cache import Cache
 from klrp.kernels.lists import layout, threads, walk
-from klrp.kernels.lists.build import BOUNDED, COUNT, MAX, MINIMUM, REACH, Lists, build
+from klrp.kernels.lists.build import BOUNDED, COUNT, MAX, MINIMUM, REACH, Lists, sparse_lists
 from klrp.kernels.lists.pack import Weights, packed
 from klrp.network.layers import Layer, Linear, Read
 from klrp.rules import Map
@@ -81,7 +81,7 @@ def largest(part: PartShares, cache: Cache | None, wanted: Tensor | None = None)
     tables = tuple(layout.lower_positions(windows, axis, lower[axis], upper[axis]) for axis in range(2))
     one = x.new_ones(()).expand(x.shape)
     none = x.new_zeros(()).expand(len(x), x.shape[1:3].numel())
-    found = build(MAX, x, one, 0.0, none)
+    found = sparse_lists(MAX, x, one, 0.0, none)
     result = wanted.to(x.dtype)  # read where it is wanted, and then written over
     targets = layout.channels_last(layer, result)
     unlimited = torch.full((targets.shape[0] * targets.shape[1],), torch.inf).numpy()
@@ -167,7 +167,7 @@ def _lists(task: Task, kind: int, r: Tensor, z: Tensor, margin: Tensor) -> Lists
     (part,), layer = task.shares.parts, task.layer
     epsilon = layout.per_position(layer, margin)
     r, z = layout.channels_last(layer, r), layout.channels_last(layer, z)
-    return build(kind, r, z, task.semiring.zero, epsilon, part.scale)
+    return sparse_lists(kind, r, z, task.semiring.zero, epsilon, part.scale)
 
 
 def _weights(task: Task, read: Read, omega: Map) -> Weights:
