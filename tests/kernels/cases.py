@@ -44,6 +44,7 @@ NETS = {
     "one axis": ((3, 5, 13), lambda: [nn.Conv1d(5, 11, 3, stride=2, padding="valid"), nn.SiLU()]),
     "same": ((3, 5, 6), lambda: [nn.Conv1d(5, 11, 4, padding="same"), nn.ReLU()]),
     "pools": ((2, 3, 11, 13), lambda: [nn.Conv2d(3, 5, 3), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 1)]),
+    "many samples": ((19, 13), lambda: [nn.Linear(13, 23), nn.ReLU(), nn.Linear(23, 64), nn.ReLU()]),
     "linear": ((5, 131), lambda: [nn.Linear(131, 67), nn.ReLU(), nn.Linear(67, 11), nn.ReLU()]),
 }
 

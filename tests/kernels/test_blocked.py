@@ -60,7 +60,7 @@ def test_tiles_hold_each_pair_once_and_no_more_than_they_may(edges):
 
 @pytest.mark.skipif(not threads.AVAILABLE, reason="Numba is not installed")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["stride and dilation", "groups and point", "one axis", "linear"])
+@pytest.mark.parametrize("name", ["stride and dilation", "groups and point", "one axis", "linear", "many samples"])
 @torch.no_grad()
 def test_the_largest_products_are_those_of_the_lists_bit_for_bit(name, dtype):
     net, x = network(name, dtype)

@@ -116,7 +116,7 @@ def test_zplus_where_all_activations_are_negative(semiring):
 
 
 @pytest.mark.parametrize("setting", ["boolean", "counting", "counting, default", "viterbi", "fuzzy", "max_plus"])
-@pytest.mark.parametrize("name", ["stride and dilation", "groups and point", "linear"])
+@pytest.mark.parametrize("name", ["stride and dilation", "groups and point", "linear", "many samples"])
 def test_block_sizes_change_nothing(name, setting, monkeypatch):
     net, x = network(name, torch.float32)
     found = explain(net, x, setting)
