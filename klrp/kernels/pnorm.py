@@ -29,7 +29,9 @@ DOUBLINGS = 6  # p = 2^6
 # The p-th power of a number in single precision is wrong by p · 1e-7; there are several.
 SLACK = 1e-3
 SMALLEST = 1e-300  # below it a power may have lost terms
-FEW = 8  # samples for which the powers of a dense matrix took longer than its edges, on the layers of VGG-16
+# Samples of a dense matrix for which the powers of all weights take longer than the edges of what is relevant. With
+# 4096 x 4096 weights and half of the neurons relevant that is so for 1 sample; with fewer relevant, for more.
+FEW = 8
 
 
 def why_not(task: Task) -> str:

@@ -44,7 +44,7 @@ class Lists(NamedTuple):
     z: float
 
 
-def build(kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0) -> Lists:
+def sparse_lists(kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0) -> Lists:
     """One list for each position and group of the maps r and z: what is left where r is ``zero``.
 
     ``margin`` [samples, positions] is the stabiliser ε: z stands for z ± ε, with the sign of z, and for ∞ where that
