@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -408,7 +409,10 @@ def _read_photo(caller: str, path: Path, hint: str) -> Image.Image:
     try:
         # A camera stores a turned picture as a note beside the pixels.
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I"):  # 16 bits for a pixel, which convert() would cut off at 255
+                picture = Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().astype(np.uint8))
+            return picture.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise KlrpError.value(f"{caller}: {path} cannot be read as an image ({error}). {hint}") from None
 

@@ -26,6 +26,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from klrp.errors import KlrpError
@@ -83,8 +84,8 @@ def heatmap(
     A map without negative values uses the red half of the same scale. Infinite values are grey.
 
     Args:
-        map: ``[H, W]``, ``[1, H, W]`` or ``[C, H, W]``, or a Relevance. Where scores are logarithms
-            (one of them is −∞), exp(score) relative to the largest is drawn.
+        map: ``[H, W]``, ``[1, H, W]`` or ``[C, H, W]``, or a Relevance. Where the scores of its
+            semiring are logarithms, exp(score) relative to the largest is drawn.
         channels: how C channels become one, see `join_channels`; by default ``"sum"``, and ``"or"``
             for torch.bool.
         limit: where the scale ends, > 0. By default the 99.5th percentile of |map|, so that a few
@@ -451,12 +452,19 @@ def _as_tensor(map: Any, index: int) -> Tensor:
                 f"index: got {index}; expected a sample of this Relevance, which has {len(map.input)}."
             )
         map, semiring = map.input[index], map.semiring
-        map = map if map.dtype == torch.bool else _unlogged(semiring.score(map))
+        scores = map if map.dtype == torch.bool else semiring.score(map)
+        # The exponential of logarithms, the largest becoming 1.
+        map = (scores - scores.max().nan_to_num(neginf=0.0)).exp() if semiring.logarithmic else scores
     map = torch.as_tensor(map).detach().cpu()
     if map.ndim not in (2, 3) or map.numel() == 0:
         raise KlrpError.value(
             f"map: got shape {tuple(map.shape)}; expected [H, W] or [C, H, W]. Choose one sample, "
             "map[0]; lay flat neurons on a grid, map.reshape(28, 28)."
+        )
+    if map.ndim == 3 and map.shape[2] in (1, 3, 4) and min(map.shape[:2]) >= 16:
+        raise KlrpError.value(
+            f"map: got shape {tuple(map.shape)}, which looks like [H, W, C]; expected [C, H, W]. Move the channels to "
+            "the front: torch.as_tensor(map).permute(2, 0, 1)."
         )
     if map.isnan().any():
         raise KlrpError.value(
@@ -464,11 +472,6 @@ def _as_tensor(map: Any, index: int) -> Tensor:
             "An explanation has none: look at what was done to it since."
         )
     return map
-
-
-def _unlogged(scores: Tensor) -> Tensor:
-    """exp of scores on a logarithmic scale, the largest becoming 1: their zero is −∞."""
-    return (scores - scores.max().nan_to_num()).exp() if scores.isneginf().any() else scores
 
 
 def _as_map(map: Any, channels: str | None, index: int = 0) -> Tensor:
@@ -481,8 +484,10 @@ def _as_map(map: Any, channels: str | None, index: int = 0) -> Tensor:
 
 
 def _as_picture(x: Any, argument: str) -> Tensor:
-    """A picture as matplotlib takes it: [H, W] or [H, W, 3], float64 in [0, 1]; x may be a data.Photo."""
+    """A picture as matplotlib takes it: [H, W] or [H, W, 3], float64 in [0, 1]; x may be a data.Photo or of PIL."""
     x = x.image[0] if hasattr(x, "image") else x
+    if isinstance(x, Image.Image):
+        x = np.asarray(x.convert("RGB")).transpose(2, 0, 1) / 255
     x = torch.as_tensor(x).detach().cpu().to(torch.float64)
     shape = tuple(x.shape)
     if x.ndim == 3 and len(x) in (1, 3):

@@ -144,7 +144,7 @@ def relevance_scores(
 
     def measure(x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         relevance = explain(model, x, y, keep=layers, **settings)
-        sums = {k: _over_positions(semiring.score(relevance[k])) for k in layers}
+        sums = {k: _over_positions(semiring.score(relevance[k]), model.get_submodule(k)) for k in layers}
         return {k: v.abs() if size else v for k, v in sums.items()}
 
     return _mean(semiring.name, measure, model, layers, images, labels, batch, progress)
@@ -168,7 +168,7 @@ def taylor_scores(
             z = network(x)
         start = z * (z.softmax(1) - functional.one_hot(y, z.shape[1]))
         relevance = explain(model, x, y, rule=rules.lrp0(), start=start, keep=layers)
-        return {k: _over_positions(relevance[k]).abs() for k in layers}
+        return {k: _over_positions(relevance[k], model.get_submodule(k)).abs() for k in layers}
 
     return _mean("taylor", measure, model, layers, images, labels, batch, progress)
 
@@ -184,7 +184,7 @@ def activation_scores(
     def measure(x: Tensor, _: None) -> dict[str, Tensor]:
         network = trace(model, x)
         ends = {k: _layer(network, k).active for k in layers}
-        return {k: _over_positions(network.value(end).abs()) for k, end in ends.items()}
+        return {k: _over_positions(network.value(end).abs(), model.get_submodule(k)) for k, end in ends.items()}
 
     return _mean("activation", measure, model, layers, images, None, batch, progress)
 
@@ -254,7 +254,7 @@ def mask(model: nn.Module, inputs: Tensor, removed: Removed, *, bias: str = "pru
         parts[0].weight[rows] = 0
         for part in parts if bias == "pruned" else ():
             # A BatchNorm of mean 0 and bias 0 keeps 0, whatever its factor.
-            for value in (part.bias, getattr(part, "running_mean", None)):
+            for value in (getattr(part, name, None) for name in ("bias", "running_mean")):
                 if value is not None:
                     value[rows] = 0
     return copied
@@ -293,27 +293,47 @@ def prune(model: nn.Module, inputs: Tensor, removed: Removed, *, bias: str = "pr
             module, value = small.get_submodule(reader.name), silent.value(source)[0]
             flat = value.numel() // layer.size if value.ndim == 1 else 1  # neurons of a unit
             columns = keep.repeat_interleave(flat)
-            if bias == "kept":
-                kept = columns.reshape(-1, *(1,) * (value.ndim - 1))
-                _take_up(value.masked_fill(kept, 0), module, layer.name, reader.name)
+            # Behind an activation with act(0) ≠ 0 a unit without a bias sends a constant too.
+            constant = value.masked_fill(columns.reshape(-1, *(1,) * (value.ndim - 1)), 0)
+            if bias == "kept" or bool(constant.any()):
+                _take_up(constant, module, layer.name, reader.name, bias)
             _cut(module, "weight", columns, dim=1)
         module, *norms = (small.get_submodule(name) for name in (layer.name, *layer.norms))
         for name in ("weight", "bias"):
             _cut(module, name, keep)
         for part in norms:
+            if getattr(part, "num_parameters", 0) == 1:  # a PReLU with one slope for all units
+                continue
             for name in ("weight", "bias", "running_mean", "running_var"):
                 _cut(part, name, keep)
+    return _checked(small, silent, inputs[:1])
+
+
+def _checked(small: nn.Module, masked: Trace, inputs: Tensor) -> nn.Module:
+    """The smaller network, if it computes what the masked one does; else something in its forward counts units."""
+    try:
+        found, why = trace(small, inputs).logits, ""
+        scale = float(masked.logits.abs().amax()) or 1.0
+        if not torch.allclose(found, masked.logits, rtol=1e-3, atol=1e-3 * scale):
+            why = "it gives other logits than the masked network"
+    except KlrpError as error:
+        why = str(error).rstrip(".")
+    if why:
+        raise KlrpError.value(
+            f"removed: the smaller network does not run as it should: {why}. Its forward may name a number of units, as "
+            "in x.view(-1, 144); write x.flatten(1), or use mask."
+        )
     return small
 
 
-def _take_up(constant: Tensor, module: nn.Module, name: str, reader: str) -> None:
+def _take_up(constant: Tensor, module: nn.Module, name: str, reader: str, bias: str) -> None:
     """Add to the bias of ``module`` what it makes of a constant input."""
     sent = (module(constant[None]) - module(torch.zeros_like(constant)[None]))[0]
     sent = sent.reshape(len(sent), -1)
     if not torch.allclose(sent, sent[:, :1], rtol=1e-4, atol=1e-5):
         raise KlrpError.value(
-            f'bias: got "kept", but {name} would go on sending constants to {reader}, which does not see them '
-            'in its padding, so that no bias can stand for them. Use bias="pruned", or mask.'
+            f'bias: got "{bias}", but {name} would go on sending constants to {reader}, which does not see them '
+            'in its padding, so that no bias can stand for them. Use mask, or bias="pruned" where act(0) is 0.'
         )
     if sent.any():
         before = 0 if module.bias is None else module.bias
@@ -328,7 +348,7 @@ def _cut(module: nn.Module, name: str, keep: Tensor, dim: int = 0) -> None:
     kept = value.detach()[(slice(None),) * dim + (keep,)].clone()
     is_parameter = isinstance(value, nn.Parameter)
     setattr(module, name, nn.Parameter(kept, value.requires_grad) if is_parameter else kept)
-    outer, inner = ("out_features", "out_channels", "num_features"), ("in_features", "in_channels")
+    outer, inner = ("out_features", "out_channels", "num_features", "num_parameters"), ("in_features", "in_channels")
     for size in (outer, inner)[dim]:
         if hasattr(module, size):
             setattr(module, size, kept.shape[dim])
@@ -345,7 +365,7 @@ def _to_remove(model: nn.Module, inputs: Tensor, removed: Removed, bias: str) ->
     for name in sorted(removed, key=lambda name: order.get(name, -1)):
         layer = _layer(network, name)
         for other in (*layer.norms, *(reader.name for reader, _ in layer.readers)):
-            if not isinstance(modules.get(other), (*PRUNABLE, _BatchNorm)):
+            if not isinstance(modules.get(other), (*PRUNABLE, _BatchNorm, nn.PReLU)):
                 raise KlrpError.value(
                     f"removed: {name} is read by {other}, which is no module that is called once, so its "
                     "weights cannot be cut. Write it as a torch.nn module, or leave this layer out."
@@ -383,6 +403,7 @@ def _layer(network: Trace, name: str) -> Unit:
         for step in (s for s in network.steps if source in s.sources):
             operation, by_unit = step.operation, shape[1] == size
             norm = isinstance(operation, Affine) and issubclass(step.like, _BatchNorm) and by_unit
+            norm = norm or issubclass(step.kind, nn.PReLU)  # it may have a slope for each unit
             dense = isinstance(operation, Linear) and len(shape) == 2 and shape[1] % size == 0
             if dense or (isinstance(operation, Conv) and operation.groups == 1 and by_unit):
                 readers.append((step, source))
@@ -579,9 +600,13 @@ def _mean(
     return Scores(name, {layer: total / len(images) for layer, total in totals.items()})
 
 
-def _over_positions(x: Tensor) -> Tensor:
-    """[N, units, ...] summed over the positions, as float64 [N, units]."""
-    return x.double().reshape(*x.shape[:2], -1).sum(2)
+def _over_positions(x: Tensor, layer: nn.Module) -> Tensor:
+    """A map of a layer's output summed over the positions, as float64 [N, units].
+
+    The units of a convolution are on axis 1, those of a linear layer on the last one, behind tokens for instance.
+    """
+    x = x.double().movedim(-1, 1) if isinstance(layer, nn.Linear) else x.double()
+    return x.reshape(*x.shape[:2], -1).sum(2)
 
 
 def _spread(v: Tensor, digits: int) -> str:

@@ -91,6 +91,12 @@ class Semiring:
         """Whether it is (ℝ, +, ×): then relevance is an amount, which a network conserves."""
         return self.fused == "sum,mul" and not self.shape and self.domain == (-math.inf, math.inf)
 
+    @property
+    def logarithmic(self) -> bool:
+        """Whether its scores are logarithms, that of its zero −∞: their exponentials add up, they do not."""
+        zero = torch.as_tensor(self.zero, dtype=self.dtype or torch.float64)
+        return float(self.score(zero)) == -math.inf
+
     def __repr__(self) -> str:
         return f"<Semiring {self.name}>"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -93,10 +94,16 @@ def recomputable(call: Call) -> bool:
 
 def line_of_user() -> str:
     """The line of the user's code that is running: the innermost one that is neither torch's nor klrp's."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_FOLDERS):
         frame = frame.f_back
-    return "an unknown line" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if frame is None:
+        return "an unknown line"
+    name, line = frame.f_code.co_filename, frame.f_lineno
+    if "ipykernel" in name:
+        return f"line {line} of a cell"
+    *_, inside = name.split(f"site-packages{os.sep}")
+    return f"{os.path.relpath(inside) if os.path.isabs(inside) else inside}:{line}"
 
 
 def first_line(error: Exception) -> str:

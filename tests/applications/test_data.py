@@ -19,6 +19,7 @@ import torch
 import torchvision
 from PIL import Image
 
+import klrp
 from klrp import data
 from klrp.errors import KlrpError
 
@@ -571,3 +572,12 @@ def test_photo_normalisation_and_weights_recognise_the_castle(monkeypatch):
     # Classes 483 and 873 of ImageNet: castle and triumphal arch.
     assert p.topk(2).indices.tolist() == [483, 873]
     assert p[483].item() == pytest.approx(0.337, abs=2e-3)
+
+
+def test_a_grey_picture_of_sixteen_bits_is_scaled_by_its_depth(tmp_path):
+    from PIL import Image
+
+    deep = (np.arange(64 * 64, dtype=np.uint16) * 16).reshape(64, 64)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    found = klrp.data.photo(tmp_path / "deep.png", size=64).image[0, 0]
+    assert float((found - torch.as_tensor(deep / 65535, dtype=torch.float32)).abs().max()) < 1 / 255

@@ -469,3 +469,20 @@ def test_flip_is_pixel_flipping_of_quantus():
     theirs = metric(model=model, device="cpu", **arrays)
     ours = flip(model, images, labels, {"m": map}, steps=7, score="probability", **QUIET)
     torch.testing.assert_close(ours.most["m"][:, 1:], torch.tensor(theirs), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("semiring", ["tropical", "max_plus", "log", "viterbi"])
+def test_an_images_scores_do_not_depend_on_its_batch(semiring):
+    """Of two images one has a pixel without any path, whose score is −∞; the other's ranking is its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)).double().eval()
+    x = torch.rand(2, 2, 6, 6, dtype=torch.float64)
+    x[1, :, 2:4] = 0
+    both = klrp.perturbation.scores(klrp.explain(model, x, semiring=semiring))
+    for i in range(2):
+        alone = klrp.perturbation.scores(klrp.explain(model, x[i : i + 1], semiring=semiring))
+        torch.testing.assert_close(both[i : i + 1], alone)
+    expected = klrp.explain(model, x, semiring="viterbi").input.sum(1)
+    if semiring in ("tropical", "max_plus"):  # the same weights, as logarithms: the same ranking
+        for ours, theirs in zip(both, expected, strict=True):
+            torch.testing.assert_close(ours / ours.max(), theirs / theirs.max(), rtol=1e-6, atol=1e-9)

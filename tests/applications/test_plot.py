@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
+import klrp
 from klrp import plot
 from klrp.errors import KlrpError
 from klrp.semirings import BOOLEAN, MAX_PLUS, REAL
@@ -250,3 +252,27 @@ def test_a_panel_has_the_width_asked_for(colorbar):
     figure = plot.panel(maps, ["a", "b", "c"], width=7, colorbar=colorbar)
     assert figure.get_size_inches()[0] == pytest.approx(7)
     assert plot.panel(maps, ["a", "b", "c"]).get_size_inches()[0] == pytest.approx(6.3)
+
+
+def test_a_map_with_its_channels_behind_is_refused():
+    with pytest.raises(klrp.KlrpError, match=r"^map: .*\(24, 20, 3\).*\[C, H, W\].*permute"):
+        plot.heatmap(np.random.default_rng(0).normal(size=(24, 20, 3)))
+    plot.heatmap(torch.randn(64, 4, 4), channels="sum")  # a small map of many channels is no picture
+
+
+def test_a_picture_of_pil_is_taken_as_it_is():
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    ours = plot._as_picture(Image.fromarray(pixels), "x")
+    assert torch.equal(ours, torch.as_tensor(pixels / 255))
+    plot.overlay(Image.fromarray(pixels), torch.randn(20, 24))
+
+
+@pytest.mark.parametrize("semiring", ["tropical", "max_plus", "log"])
+def test_a_picture_of_logarithms_is_drawn_as_weights_whether_or_not_one_is_missing(semiring):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    x = torch.rand(1, 1, 4, 4) + 0.1
+    relevance = klrp.explain(model, x, semiring=semiring)
+    drawn = plot._as_tensor(relevance, 0)
+    assert float(drawn.max()) == pytest.approx(1.0) and bool((drawn >= 0).all())

@@ -445,3 +445,43 @@ def test_curves_refuse_what_they_have_not():
 def test_units_lists_what_can_be_taken_out():
     assert [tuple(row) for row in pruning.units(CONV, IMAGES)] == [("a", "Conv2d", 5, "b"), ("b", "Conv2d", 6, "fc")]
     assert [row[0] for row in pruning.units(RESIDUAL, IMAGES)] == []
+
+
+# --- units, constants, and forwards that count ------------------------------------------------------------
+
+
+def test_the_units_of_a_linear_layer_on_tokens_are_its_features():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Flatten(), nn.Linear(21, 2)).double().eval()
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    found = pruning.relevance_scores(model, x, None, ["0"], signed=True, progress=False)
+    expected = klrp.explain(model, x, keep=["0"])["0"].sum(1).mean(0)
+    assert found["0"].shape == (7,)
+    torch.testing.assert_close(found["0"], expected)
+
+
+@pytest.mark.parametrize("act", [nn.Softplus(), nn.Hardtanh(0.5, 2.0), nn.ReLU(), nn.PReLU(7), nn.PReLU()], ids=repr)
+@pytest.mark.parametrize("bias", ["pruned", "kept"])
+def test_prune_computes_what_mask_computes_whatever_the_activation_makes_of_nothing(act, bias):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), act, nn.Linear(7, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
+    if isinstance(act, nn.PReLU):
+        nn.init.uniform_(act.weight, -1, 1)
+    x, removed = torch.randn(11, 5, dtype=torch.float64), {"0": torch.tensor([1, 4, 6])}
+    small, masked = (f(model, x, removed, bias=bias) for f in (pruning.prune, pruning.mask))
+    assert small[0].out_features == 4
+    torch.testing.assert_close(small(x), masked(x))
+
+
+def test_a_forward_that_names_a_number_of_units_is_refused():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(144, 2)
+
+        def forward(self, x):
+            return self.fc(self.c(x).relu().view(-1, 144))
+
+    x = torch.rand(2, 1, 8, 8)
+    with pytest.raises(klrp.KlrpError, match=r"^removed: .*view\(-1, 144\).*flatten\(1\)"):
+        pruning.prune(Counts().eval(), x, {"c": torch.tensor([0])})

@@ -1,22 +1,35 @@
 """Imports run one way, heavy libraries stay in their rooms, and no hook is ever registered."""
 
 import ast
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
 
+from klrp import semirings
+from klrp.network.vocabulary import FUNCTIONS
+
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
+CORE_LINES, PACKAGE_LINES = 2100, 5600  # without kernels and symbolic; all of it
 
 # Each module imports only from those before it.
-ORDER = """
-errors tables semirings conversions rules network network.layers network.moves meanings tracing graph composites
-shares kernels kernels.cache kernels.blocks kernels.blocked kernels.gradient kernels.transport kernels.pnorm
-kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build kernels.lists.pack kernels.lists.walk
-conservation plan relevance symbolic
-data models plot masks pruning perturbation widgets
+CORE = """
+errors tables conversions rules semirings laws
+network network.layers network.moves network.builders network.vocabulary network.calls network.purity network.shadow
+network.capture network.naming network.refusals network.steps network.assembly network.tracing
+composites.assignment composites.presets composites shares
 """.split()
+FROM_KERNELS_ON = """
+kernels kernels.cache kernels.blocks kernels.blocked kernels.gradient kernels.transport kernels.pnorm
+kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build kernels.lists.pack kernels.lists.walk
+""".split()
+EXPLANATION = "arguments conservation relevance explain symbolic".split()
+APPLICATIONS = "data models plot masks pruning perturbation widgets".split()
+ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 
 ROOMS = {
     "matplotlib": {"plot"},
@@ -72,12 +85,93 @@ def test_kernels_import_nothing_of_each_other(name, tree):
             assert not others, f"{name} imports {target}"
 
 
+def test_a_semiring_is_asked_for_its_facts_and_never_who_it_is():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "semirings.py":
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Compare) and any(isinstance(op, ast.Is | ast.IsNot) for op in node.ops):
+                    names = {getattr(side, "id", getattr(side, "attr", "")) for side in (node.left, *node.comparators)}
+                    assert "semiring" not in names and not names & set(semirings.SEMIRINGS), path.name
+
+
 def test_kernels_ask_for_facts_not_for_a_semiring():
     for name, tree in modules():
         if name.startswith("kernels"):
             for node in ast.walk(tree):
                 known = isinstance(node, ast.ImportFrom) and node.module == "klrp.semirings"
                 assert not known or [alias.name for alias in node.names] == ["Semiring"], name
+
+
+# --- sizes -----------------------------------------------------------------------------------------------
+
+
+def code_lines(tree, source):
+    """The lines that hold code: neither blank nor comment nor docstring."""
+    documented = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            documented |= set(range(body[0].lineno, body[0].end_lineno + 1))
+    lines, silent = set(), (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (*silent, tokenize.ENDMARKER):
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return lines - documented
+
+
+def sizes():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source = path.read_text("utf-8")
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), ast.parse(source), source
+
+
+def test_a_module_is_read_in_one_sitting_and_the_package_in_an_evening():
+    found = {name: len(code_lines(tree, source)) for name, tree, source in sizes()}
+    assert {name: n for name, n in found.items() if n > 260} == {}
+    core = [name for name in found if name.removesuffix(".__init__") in {"__init__", *CORE, *EXPLANATION}]
+    assert sum(found[name] for name in core if name != "symbolic") <= CORE_LINES
+    assert sum(found.values()) <= PACKAGE_LINES
+
+
+def test_a_function_is_read_at_a_glance():
+    long = {}
+    for name, tree, source in sizes():
+        lines = code_lines(tree, source)
+        compiled = {id(n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and "njit" in ast.dump(n)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and id(node) not in compiled:
+                n = len(lines & set(range(node.lineno, node.end_lineno + 1)))
+                if n > 35:
+                    long[f"{name}.{node.name}"] = n
+    assert long == {}
+
+
+def test_functions_of_one_name_have_one_signature():
+    """Of the kernels, of the layers and of the moves: whoever calls one can call any."""
+    signatures = {}
+    for name, tree in modules():
+        if name.startswith(("kernels", "network.layers", "network.moves")):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef) and node.name in SHARED:
+                    arguments = [a.arg for a in node.args.args]
+                    signatures.setdefault((node.name, name.startswith("kernels")), set()).add(tuple(arguments))
+    assert {key for key, found in signatures.items() if len(found) > 1} == set()
+    assert {key[0] for key in signatures} == SHARED
+
+
+SHARED = {"why_not", "contract", "taps", "linear", "adjoint", "hand_down", "pairs", "lost"}
+
+
+def test_every_function_of_the_vocabulary_is_in_a_table_of_the_tests():
+    folder = Path(__file__).resolve().parents[1] / "network"
+    text = "\n".join(path.read_text("utf-8") for path in folder.glob("*.py"))
+    words = set(re.findall(r"[A-Za-z_0-9]+", text))
+    assert sorted(name for name in FUNCTIONS if name not in words) == []
 
 
 def test_heavy_libraries_stay_in_their_rooms():
