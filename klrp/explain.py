@@ -21,7 +21,6 @@ from klrp.network.capture import first_line
 from klrp.network.layers import Read
 from klrp.network.moves import Move, Winner
 from klrp.network.steps import Step
-from klrp.network.tracing import fingerprint, version
 from klrp.relevance import Relevance
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring, find_semiring
@@ -188,7 +187,7 @@ def _explain(
         relevance = _walked(plan)
         if semiring.linear and keep == "all":
             again = partial(plan_for, model, inputs, target, start=start, **settings)
-            account = partial(_account, again, partial(_state, model, inputs), _state(model, inputs))
+            account = partial(_account, again, relevance.logits)
             relevance = replace(relevance, account=account)
         return relevance
 
@@ -225,17 +224,13 @@ def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor]]) -> Iter
     return walk_back(network.steps, network.output, start, passed, semiring.plus, blank)
 
 
-def _state(model: nn.Module, inputs: Tensor) -> tuple:
-    return fingerprint(model), version(inputs)
-
-
-def _account(again: Callable[[], Plan], state: Callable[[], tuple], before: tuple) -> Mapping[str, Balance]:
-    """The account of each step, by a second explanation that keeps it."""
-    if state() != before:
-        raise KlrpError.value("conservation: the model or the inputs have changed since; explain them again.")
+def _account(again: Callable[[], Plan], logits: Tensor) -> Mapping[str, Balance]:
+    """The account of each step, by a second explanation that keeps it; ``logits`` are those of the first."""
     balances = {}
-    with _computing(None):
+    with _computing(logits):
         plan = again()
+        if not torch.equal(plan.network.logits, logits):
+            raise KlrpError.value("conservation: the model or the inputs have changed since; explain them again.")
 
         def pass_down(step: Step, r: Tensor) -> list[Tensor]:
             passed, task = _pass_down(step, r, plan)

@@ -45,12 +45,11 @@ class Assembly:
         self.called = names_of(made)
 
     def built(self) -> Trace:
-        for number in self.needed:
-            call = self.calls[number]
-            entry = vocabulary.FUNCTIONS.get(call.name) if call.module is None else _registered(call.module)
-            for traced in call.outputs:
+        entries = {number: self._entry(self.calls[number]) for number in self.needed}
+        for number, entry in entries.items():
+            for traced in self.calls[number].outputs:
                 if self.read[traced.key]:
-                    self._step(call, entry, traced)
+                    self._step(self.calls[number], entry, traced)
         if self.output not in self.names:
             raise KlrpError.value("model: its output is its input; there is nothing to explain.")
         steps = tuple(self.steps.values())
@@ -131,9 +130,13 @@ class Assembly:
 
     # --- steps --------------------------------------------------------------------------------------------
 
-    def _step(self, call: Call, entry: Entry | None, output: Traced) -> None:
+    def _entry(self, call: Call) -> Entry:
+        entry = vocabulary.FUNCTIONS.get(call.name) if call.module is None else _registered(call.module)
         if entry is None:
             raise without_rule(call)
+        return entry
+
+    def _step(self, call: Call, entry: Entry, output: Traced) -> None:
         try:
             operation, sources = self._operation(call, entry, output)
         except KlrpError as error:

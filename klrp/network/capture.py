@@ -131,7 +131,9 @@ class _Recorder(TorchFunctionMode):
         for path, module in self.shadow.named_modules():
             whole = next((registered[kind] for kind in type(module).__mro__ if kind in registered), None)
             run = self._whole if whole is not None else self._entered
-            vars(module)["forward"] = run(path, module, module.forward)
+            # An Identity calls nothing, and is a step all the same: it marks a place whose map one wants.
+            forward = torch.positive if type(module) is nn.Identity else module.forward
+            vars(module)["forward"] = run(path, module, forward)
 
     def _entered(self, path: str, module: nn.Module, forward: Callable) -> Callable:
         kind = type(module)
@@ -314,7 +316,8 @@ class _Recorder(TorchFunctionMode):
             )
         return KlrpError.value(
             f"inputs: the network cannot run on {tuple(self.x.shape)} of {self.x.dtype}: {place} failed with: "
-            f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for."
+            f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for; a "
+            f"sample alone is inputs[None]."
         )
 
 
