@@ -68,12 +68,12 @@ def together(jobs, rounds):
     return errors
 
 
-@pytest.mark.parametrize("crew", [
+@pytest.mark.parametrize("names", [
     ("boolean", "real", "predict"),
     ("real", "real", "predict"),
     ("boolean", "boolean", "predict"),
 ], ids="-".join)  # fmt: skip
-def test_threads_explain_while_another_predicts(model, crew):
+def test_threads_explain_while_another_predicts(model, names):
     inputs = _inputs()
     expected = {name: [job(model, x) for x in inputs] for name, job in JOBS.items()}
     called, threads = nn.Module.__call__, torch.get_num_threads()
@@ -87,7 +87,7 @@ def test_threads_explain_while_another_predicts(model, crew):
 
         return job
 
-    errors = together([job_of(name) for name in crew], ROUNDS)
+    errors = together([job_of(name) for name in names], ROUNDS)
     assert errors == [] and wrong == []
     assert nn.Module.__call__ is called and torch.get_num_threads() == threads
 
