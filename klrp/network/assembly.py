@@ -32,7 +32,7 @@ class Assembly:
 
     def __init__(self, captured: Capture, x: Tensor):
         self.calls, self.values, self.x = list(captured.calls), captured.values, x
-        self.returned = captured.returned
+        self.returned, self.frozen = captured.returned, captured.frozen
         self.output = self._checked_output()
         self.read: Counter[Key] = Counter([self.output])
         self.needed = self._needed()
@@ -57,7 +57,7 @@ class Assembly:
         output = self.names[self.output]
         shape = self.returned.shape
         calls = {number: self.calls[number] for number in self.needed}
-        network = Network(steps, output, shape, self.behind, calls, keys, frozenset(self._kept(steps)))
+        network = Network(steps, output, shape, self.behind, calls, keys, frozenset(self._kept(steps)), not self.frozen)
         return Trace(network, {key: value for key, value in self.values.items() if key in network.kept})
 
     # --- the graph ----------------------------------------------------------------------------------------

@@ -46,12 +46,14 @@ _SHAPES = set("shape size dim ndim ndimension numel nelement len dtype device la
 
 class Capture(NamedTuple):
     """One run of a network: its calls, what of the values was kept, what it returned, and which values an in-place
-    operation has spoilt: (the call, the value, a message)."""
+    operation has spoilt: (the call, the value, a message). ``frozen`` says that a value of the input was detached: it
+    is a constant, but one that belongs to this input alone."""
 
     calls: list[Call]
     values: dict[Key, Tensor]
     returned: Any
     spoilt: list[tuple[int, Key, str]]
+    frozen: bool
 
 
 def capture(model: nn.Module, x: Tensor) -> Capture:
@@ -106,6 +108,7 @@ class _Recorder(TorchFunctionMode):
         self.folding: list[tuple[weakref.ref, Key]] = []
         self.spoilt: list[tuple[int, Key, str]] = []
         self.unknown: list[tuple[Tensor, str]] = []
+        self.frozen = False
         self.protected: set[int] = set()
         for tensor in held:
             self._see(tensor, None)
@@ -124,7 +127,7 @@ class _Recorder(TorchFunctionMode):
             except Exception as error:
                 raise self._cannot_run(error) from error
         returned = mapped(lambda t: (self._traced(t) or t) if isinstance(t, Tensor) else t, returned)
-        return Capture(self.calls, self.values, returned, self.spoilt)
+        return Capture(self.calls, self.values, returned, self.spoilt, self.frozen)
 
     def _enter_modules(self) -> None:
         registered = vocabulary.MODULES
@@ -175,6 +178,7 @@ class _Recorder(TorchFunctionMode):
                 f"Move it out of forward(), or register the module that holds it: "
                 f"klrp.register(TheModule, like=torch.nn.ReLU)."
             )
+        self.frozen = self.frozen or name in ("detach", "data")
         if name in vocabulary.CONSTANTS and plain != "__set__":
             return self._known(func(*args, **kwargs))
         if name in vocabulary.TAKEN_APART:

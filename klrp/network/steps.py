@@ -40,7 +40,8 @@ class Network:
 
     ``output`` is the step that outputs the logits, of that ``output_shape``; ``behind`` names the function at the
     end that was looked behind, such as "softmax"; ``calls`` are those that the output depends on, by their numbers;
-    ``keys`` name the values of the steps, and ``kept`` those that a pass back reads.
+    ``keys`` name the values of the steps, and ``kept`` those that a pass back reads. It is not ``replayable`` where a
+    value of the input was detached, since then a constant of it belongs to one input.
     """
 
     steps: tuple[Step, ...]
@@ -50,6 +51,7 @@ class Network:
     calls: dict[int, Call]
     keys: dict[str, Key]
     kept: frozenset[Key]
+    replayable: bool = True
 
     def run(self, x: Tensor) -> Trace:
         """The values for another input of the same shape: its calls again, without the model."""
