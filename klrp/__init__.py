@@ -12,6 +12,7 @@ from typing import Any
 from klrp import composites, conversions, rules, symbolic
 from klrp.composites import ADD, ANY, FIRST, Composite
 from klrp.errors import KlrpError
+from klrp.laws import check_laws
 from klrp.meanings import register
 from klrp.relevance import Relevance, explain, explain_many, kernel_for
 from klrp.semirings import (
@@ -26,7 +27,6 @@ from klrp.semirings import (
     TROPICAL,
     VITERBI,
     Semiring,
-    check_laws,
 )
 
 __version__ = "0.1.0"

@@ -12,18 +12,7 @@ from torch import Tensor
 from klrp.errors import KlrpError
 from klrp.network.layers import Layer
 from klrp.network.moves import Move
-from klrp.semirings import (
-    BOOLEAN,
-    COUNTING,
-    COUNTING_INT,
-    FUZZY,
-    LOG,
-    LUKASIEWICZ,
-    MAX_PLUS,
-    TROPICAL,
-    VITERBI,
-    Semiring,
-)  # fmt: skip
+from klrp.semirings import Semiring
 from klrp.shares import Shares
 from klrp.tables import Table
 
@@ -112,22 +101,8 @@ def _sum(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1).sum(1)
 
 
-_MEANINGS = {
-    BOOLEAN: "whether any neuron of the map is relevant",
-    COUNTING: "the number of relevant paths from the output to the map",
-    COUNTING_INT: "the number of relevant paths from the output to the map",
-    VITERBI: "the weight of the best path from the output to the map",
-    MAX_PLUS: "the log weight of the best path from the output to the map",
-    TROPICAL: "the cost of the cheapest path from the output to the map",
-    LOG: "the log of the summed weights of all paths from the output to the map",
-    FUZZY: "the strength of the best path from the output to the map, by its weakest share",
-    LUKASIEWICZ: "the truth of the best path from the output to the map",
-}
-
-
 def totals(maps: Mapping[str, Tensor], semiring: Semiring) -> Conservation:
     """The ⊕ over the neurons of each map [N, *shape]; no semiring but the reals need conserve it."""
-    meaning = _MEANINGS.get(semiring, "the ⊕ over the neurons of the map")
     rank = len(semiring.shape)
     flat = {name: r.flatten(1, r.ndim - 1 - rank) for name, r in maps.items()}
-    return Conservation({name: Total(semiring.sum(r, 1), meaning) for name, r in flat.items()})
+    return Conservation({name: Total(semiring.sum(r, 1), semiring.total) for name, r in flat.items()})

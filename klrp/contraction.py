@@ -8,7 +8,7 @@ from klrp.conversions import Conversion
 from klrp.kernels import blocked, fused, gradient, norms, sparse
 from klrp.network.layers import Layer, Read
 from klrp.rules import Rule
-from klrp.semirings import REAL, Semiring
+from klrp.semirings import Semiring
 from klrp.shares import Shares, active_pairs
 
 
@@ -38,7 +38,7 @@ def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, m
     kernel = _choose(shares.layer, shares.rule, pairs, theta, semiring)
     passed = None
     if kernel == "gradient":
-        logs = semiring is not REAL
+        logs = not semiring.linear
         passed = gradient.contract_logs(shares, r) if logs else gradient.contract(shares, r)
     elif kernel == "lists":
         passed = fused.contract(shares, r, theta, semiring)
@@ -49,7 +49,7 @@ def contract(shares: Shares, r: Tensor, theta: Conversion, semiring: Semiring, m
 
 
 def _choose(layer: Layer, rule: Rule, pairs: int, theta: Conversion, semiring: Semiring) -> Kernel:
-    if semiring is REAL and theta.identical:
+    if semiring.linear and theta.identical:
         return Kernel("gradient")
     logs = semiring.fused == "logsumexp,add" and not semiring.shape and theta.form[0] == "log"
     if logs and rule.unit:

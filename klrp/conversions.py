@@ -8,16 +8,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.semirings import Semiring
+from klrp.numbers import as_number
 
 Theta = Callable[[Tensor], Tensor]
+
+
+class Elements(Protocol):
+    """What a Θ reads of a semiring."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def zero(self) -> Any: ...
+    @property
+    def one(self) -> Any: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype | None: ...
+
+    def full(self, shape: tuple[int, ...], which: str, like: Tensor) -> Tensor:
+        """A tensor [*shape, *semiring.shape] filled with ``"zero"`` or ``"one"``."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +45,13 @@ class Conversion:
     ``safe`` says that it gives nothing but the semiring's zero and one, so that no domain check is due.
     ``form`` is the name that kernels know it by, with its number, or its numbers [N], one for each sample. ``fit``,
     where it is there, finds a threshold [N] for each sample of a layer from all of the layer's shares.
+    Those made with equal arguments are equal.
     """
 
     name: str
-    apply: Callable[[Tensor, Semiring], Tensor]
+    apply: Callable[[Tensor, Elements], Tensor]
     safe: bool = False
-    form: tuple[str, float | Tensor] = ("", 0.0)
+    form: tuple[str, float | Tensor] = field(default=("", 0.0), compare=False)  # as ``apply`` does, which is compared
     fit: Callable[[Stream, int, torch.dtype], Tensor] | None = None
 
     @property
@@ -40,7 +59,7 @@ class Conversion:
         """Whether it is d ↦ d."""
         return self.form[0] == "identity"
 
-    def __call__(self, d: Tensor, semiring: Semiring) -> Tensor:
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
         return self.apply(d, semiring)
 
     def __repr__(self) -> str:
@@ -61,19 +80,27 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
     if getattr(theta, "__module__", None) == __name__:
         raise KlrpError.type(f"theta: got the function {name} itself. Call it: klrp.conversions.{name}(...).")
 
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
+    return Conversion(name, _Elementwise(name, theta))
+
+
+@dataclass(frozen=True)
+class _Elementwise:
+    """A user's function, which knows no semiring."""
+
+    name: str
+    theta: Theta
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
         try:
-            return theta(d)
+            return self.theta(d)
         except Exception as error:  # whatever a user's function raises
             raise KlrpError.value(
-                f"theta: {name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it an "
-                f"elementwise function of a tensor."
+                f"theta: {self.name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it "
+                f"an elementwise function of a tensor."
             ) from error
 
-    return Conversion(name, apply)
 
-
-def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
+def _one_where(mask: Tensor, semiring: Elements, like: Tensor) -> Tensor:
     if semiring.dtype == torch.bool and semiring.zero is False and semiring.one is True:
         return mask
     one, zero = (semiring.full((), which, like) for which in ("one", "zero"))
@@ -81,71 +108,106 @@ def _one_where(mask: Tensor, semiring: Semiring, like: Tensor) -> Tensor:
 
 
 def _number(value: float, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = as_number(value)
+    if not math.isfinite(number):
         raise KlrpError.value(f"{what}: got {value!r}; expected a finite number.")
-    return float(value)
+    return number
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One where ``passes(d, t)``, and zero elsewhere."""
+
+    passes: Callable[[Tensor, float], Tensor]
+    t: float
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return _one_where(self.passes(d, self.t), semiring, d)
+
+
+def _size_reaches(d: Tensor, t: float) -> Tensor:
+    return d.abs() >= t
+
+
+@dataclass(frozen=True, eq=False)
+class _SampleCut:
+    """One where d ≥ t_n in sample n, and zero elsewhere."""
+
+    t: Tensor
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return _one_where(d >= self.t.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """d where d ≥ t, and zero elsewhere."""
+
+    t: float
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return torch.where(d >= self.t, d, _scalar_zero(semiring))
+
+
+@dataclass(frozen=True)
+class _Logarithm:
+    """± log d, and zero for d = 0."""
+
+    sign: int
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return torch.where(d == 0, _scalar_zero(semiring), self.sign * d.log())
+
+
+def _itself(d: Tensor, semiring: Elements) -> Tensor:
+    _scalar_zero(semiring)
+    return d
 
 
 def identity() -> Conversion:
     """Θ(d) = d, for semirings whose elements are numbers."""
-
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        _scalar_zero(semiring)
-        return d
-
-    return Conversion("identity()", apply, form=("identity", 0.0))
+    return Conversion("identity()", _itself, form=("identity", 0.0))
 
 
 def threshold(t: float) -> Conversion:
     """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
     t = _number(t, "threshold")
-    return Conversion(f"threshold({t:g})", lambda d, k: _one_where(d >= t, k, d), True, ("threshold", t))
+    return Conversion(f"threshold({t:g})", _Cut(torch.ge, t), True, ("threshold", t))
 
 
 def at_least(t: Tensor) -> Conversion:
     """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
-
-    def apply(d: Tensor, semiring: Semiring) -> Tensor:
-        return _one_where(d >= t.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
-
-    return Conversion("at_least(...)", apply, True, ("threshold", t))
+    return Conversion("at_least(...)", _SampleCut(t), True, ("threshold", t))
 
 
 def magnitude(t: float) -> Conversion:
     """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
     t = _number(t, "magnitude")
-    return Conversion(f"magnitude({t:g})", lambda d, k: _one_where(d.abs() >= t, k, d), True, ("magnitude", t))
+    return Conversion(f"magnitude({t:g})", _Cut(_size_reaches, t), True, ("magnitude", t))
 
 
 def positive() -> Conversion:
     """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
-    return Conversion("positive()", lambda d, k: _one_where(d > 0, k, d), True, ("positive", 0.0))
+    return Conversion("positive()", _Cut(torch.gt, 0.0), True, ("positive", 0.0))
 
 
 def keep(t: float) -> Conversion:
     """Θ(d) = d if d ≥ t else 0: small shares are dropped, large ones keep their size."""
     t = _number(t, "keep")
-    return Conversion(f"keep({t:g})", lambda d, k: torch.where(d >= t, d, _scalar_zero(k)))
+    return Conversion(f"keep({t:g})", _Kept(t))
 
 
 def log() -> Conversion:
     """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return _logarithm("log", 1)
+    return Conversion("log()", _Logarithm(1), form=("log", 0.0))
 
 
 def neglog() -> Conversion:
     """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return _logarithm("neglog", -1)
+    return Conversion("neglog()", _Logarithm(-1), form=("neglog", 0.0))
 
 
-def _logarithm(name: str, sign: int) -> Conversion:
-    def apply(d: Tensor, k: Semiring) -> Tensor:
-        return torch.where(d == 0, _scalar_zero(k), sign * d.log())
-
-    return Conversion(f"{name}()", apply, form=(name, 0.0))
-
-
-def _scalar_zero(semiring: Semiring) -> float:
+def _scalar_zero(semiring: Elements) -> float:
     if semiring.shape:
         raise KlrpError.value(
             f"theta: this conversion gives numbers, but an element of {semiring.name} has the shape "
@@ -166,11 +228,21 @@ def mass(f: float) -> Conversion:
     f = _number(f, "mass")
     if not 0 < f <= 1:
         raise KlrpError.value(f"mass: got f = {f:g}; expected a fraction above 0 and at most 1.")
+    return Conversion(f"mass({f:g})", _unfitted, safe=True, fit=_Mass(f))
 
-    def unfitted(d: Tensor, semiring: Semiring) -> Tensor:
-        raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
 
-    return Conversion(f"mass({f:g})", unfitted, safe=True, fit=partial(_fit_mass, f))
+def _unfitted(d: Tensor, semiring: Elements) -> Tensor:
+    raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
+
+
+@dataclass(frozen=True)
+class _Mass:
+    """The threshold [N] of each sample's shares that carries the fraction f of them."""
+
+    f: float
+
+    def __call__(self, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:
+        return _fit_mass(self.f, shares, n, dtype)
 
 
 def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ from klrp.conversions import Theta
 from klrp.errors import KlrpError
 from klrp.graph import Step, Trace, check_inputs, trace
 from klrp.rules import Rule
-from klrp.semirings import REAL, Semiring
+from klrp.semirings import Semiring
 
 
 class Plan(NamedTuple):
@@ -103,7 +103,7 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
         return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
     if start not in ("one", "logit"):
         raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
-    if start == "logit" and semiring is not REAL:
+    if start == "logit" and not semiring.linear:
         raise KlrpError.value(
             f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '
             f"its elements {shape}."

@@ -139,7 +139,7 @@ def relevance_scores(
         >>> relevance_scores(model, images, labels, ["1", "3"], semiring="viterbi").lowest(0.5)
     """
     semiring = find_semiring(settings.get("semiring", REAL))
-    size = semiring is REAL and not signed
+    size = semiring.linear and not signed
 
     def measure(x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         relevance = explain(model, x, y, keep=layers, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,9 @@ from klrp.network.layers import Layer, Read
 from klrp.network.moves import Winner
 from klrp.plan import Plan, plan_for, start_for, targets_for
 from klrp.rules import Rule
-from klrp.semirings import COUNTING, REAL, Semiring, find_semiring
+from klrp.semirings import REAL, Semiring, find_semiring
 from klrp.shares import Shares, shares_of
 from klrp.tracing import first_line
-
-# Below it float64 holds every integer; a sum that arrives there may have been rounded.
-EXACT = 2.0**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ class Relevance(Mapping[str, Tensor]):
         neurons with z = 0, what Θ changed, and what constants received. For other semirings the ⊕ over
         each map [N, *shape]: how much is relevant, which a semiring need not conserve.
         """
-        if self.semiring is not REAL:
+        if not self.semiring.linear:
             return totals(self.maps, self.semiring)
         if self.balances is None:
             raise KlrpError.value('keep: conservation() needs every map; explain with keep="all".')
@@ -156,7 +154,7 @@ def explain(
         network.forget(step.name)
     blank = semiring.full(tuple(inputs.shape), "zero", plan.first)
     maps["input"] = arriving.get("input", blank).contiguous()
-    exact = max(largest, _largest(maps["input"], semiring)) < EXACT
+    exact = max(largest, _largest(maps["input"], semiring)) < (semiring.exact_below or math.inf)
     maps = {name: r for name, r in maps.items() if name in plan.wanted}
     aliases = {alias: s.name for s in network.steps if s.name in maps for alias in s.aliases}
     kept = balances if everything else None
@@ -248,7 +246,7 @@ def _pass_down(step: Step, r: Tensor, plan: Plan, accounts: bool) -> tuple[list[
         theta = plan.decided[step.name][1]
         passed = contraction.contract(shares, r, theta, plan.semiring, plan.memory)
         linear = theta.identical
-    if not accounts or plan.semiring is not REAL:
+    if not accounts or not plan.semiring.linear:
         return passed, None
     return passed, balance(step.operation, shares, r, passed, linear)
 
@@ -272,8 +270,8 @@ def _about(step: Step, plan: Plan) -> Iterator[None]:
 
 
 def _largest(r: Tensor, semiring: Semiring) -> float:
-    """The largest count, where counts are floats."""
-    return float(r.amax()) if semiring is COUNTING and r.numel() else 0.0
+    """The largest count, where counts are floats that end up rounded."""
+    return float(r.amax()) if semiring.exact_below and r.numel() else 0.0
 
 
 def _without_samples(relevance: Relevance, target: Any, start: Any) -> Relevance:

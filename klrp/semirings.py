@@ -7,18 +7,31 @@ memory and devices are the library's business, so a new semiring is a few lines.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from klrp import conversions, rules
+from klrp.conversions import Conversion, Theta, as_conversion
 from klrp.errors import KlrpError
+from klrp.rules import Rule
 
 # Shares of a closed interval may leave it by rounding alone; up to here they are clamped back.
 CLAMP = 1e-5
+
+
+@dataclass(frozen=True)
+class _FirstComponent:
+    """The default score of elements with ``rank`` axes."""
+
+    rank: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        first = x[(..., *(0,) * self.rank)]
+        return first if first.is_floating_point() else first.to(torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +49,19 @@ class Semiring:
         dtype: of the elements; None follows the inputs.
         score: K → ℝ, larger is more relevant: what ranks, averages and draws. The default is the number
             itself, or the first component of an element with axes.
-        fused: a hint such as ``"max,mul"``, the name of operations that a fast kernel knows.
+        fused: a hint such as ``"max,mul"``, the name of operations that a fast kernel knows; klrp.check_laws
+            compares it with ``add`` and ``mul``.
+        default: the rule and the Θ of layers that are given none; None asks the user for both.
+        total: what the ⊕ over a map says, in words.
+        exact_below: where floats stop holding every element, as 2^53 for counts; None where that is no question.
+
+    Raises:
+        KlrpError: for a zero or one of another shape than ``shape``, an empty domain, or a default that is no pair.
 
     Example:
         >>> FUZZY = Semiring("fuzzy", zero=0.0, one=1.0, domain=(0, 1),
         ...                  add=lambda x, dim: x.amax(dim), mul=torch.minimum)
-        >>> check_laws(FUZZY, torch.tensor([0, .2, .5, 1.]))
+        >>> klrp.check_laws(FUZZY, torch.tensor([0, .2, .5, 1.]))
     """
 
     name: str
@@ -54,6 +74,9 @@ class Semiring:
     dtype: torch.dtype | None = None
     score: Callable[[Tensor], Tensor] | None = None
     fused: str | None = None
+    default: tuple[Rule, Conversion | Theta] | None = None
+    total: str = "the ⊕ over the neurons of the map"
+    exact_below: float | None = None
 
     def __post_init__(self) -> None:
         shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
@@ -63,8 +86,10 @@ class Semiring:
             raise KlrpError.value(
                 f"Semiring {self.name!r}: domain is {self.domain}; expected (low, high) with low <= high."
             )
-        if self.score is None:
-            object.__setattr__(self, "score", self._first_component)
+        if self.score is None or isinstance(self.score, _FirstComponent):
+            object.__setattr__(self, "score", _FirstComponent(len(shape)))
+        if self.default is not None:
+            object.__setattr__(self, "default", _checked_default(self.name, self.default))
         for field in ("zero", "one"):
             try:
                 value = torch.as_tensor(getattr(self, field))
@@ -86,9 +111,14 @@ class Semiring:
             return find_semiring, (self.name,)
         return Semiring, tuple(getattr(self, f.name) for f in fields(self))
 
-    def _first_component(self, x: Tensor) -> Tensor:
-        first = x[(..., *(0,) * len(self.shape))]
-        return first if first.is_floating_point() else first.to(torch.float64)
+    @property
+    def linear(self) -> bool:
+        """Whether it is (+, ×) over the real numbers, where relevance is an amount that a network conserves.
+
+        Its elements have the precision of the network.
+        """
+        whole = self.domain == (-math.inf, math.inf)
+        return self.fused == "sum,mul" and whole and self.shape == () and self.dtype is None
 
     def dtype_for(self, inputs: torch.dtype) -> torch.dtype:
         """The dtype of elements when the network computes in ``inputs``."""
@@ -147,6 +177,15 @@ class Semiring:
         )
 
 
+def _checked_default(name: str, default: object) -> tuple[Rule, Conversion]:
+    if not isinstance(default, tuple | list) or len(default) != 2 or not isinstance(default[0], Rule):
+        raise KlrpError.type(
+            f"Semiring {name!r}: default is {default!r}; expected a pair (rule, theta), such as "
+            f"(klrp.rules.max_share(), klrp.conversions.identity())."
+        )
+    return default[0], as_conversion(default[1])
+
+
 def _cast_exactly(x: Tensor, dtype: torch.dtype, name: str, argument: str) -> Tensor:
     cast = x.to(dtype)
     if x.is_floating_point() and not dtype.is_floating_point and not torch.equal(cast.to(x.dtype), x):
@@ -198,24 +237,67 @@ def _bounded_difference(x: Tensor, y: Tensor) -> Tensor:
     return (torch.minimum(x, y) - (1 - torch.maximum(x, y))).clamp_min(0)
 
 
-_amax, _amin = (lambda x, dim: x.amax(dim)), (lambda x, dim: x.amin(dim))
-_sum, _inf = (lambda x, dim: x.sum(dim)), math.inf
+def _sum(x: Tensor, dim: int) -> Tensor:
+    return x.sum(dim)
 
-REAL = Semiring("real", 0.0, 1.0, _sum, torch.mul, fused="sum,mul")
-BOOLEAN = Semiring(
-    "boolean", False, True, _any, torch.logical_and,
-    domain=(0, 1), dtype=torch.bool, fused="any,and",
+
+def _amax(x: Tensor, dim: int) -> Tensor:
+    return x.amax(dim)
+
+
+def _amin(x: Tensor, dim: int) -> Tensor:
+    return x.amin(dim)
+
+
+def _logsumexp(x: Tensor, dim: int) -> Tensor:
+    return x.logsumexp(dim)
+
+
+_inf = math.inf
+_tiny_shares_count = rules.epsilon(), conversions.threshold(1e-9)
+_best_share_is_one = rules.max_share(), conversions.identity()
+_paths = "the number of relevant paths from the output to the map"
+
+REAL = Semiring(
+    "real", 0.0, 1.0, _sum, torch.mul, fused="sum,mul", default=(rules.epsilon(), conversions.identity()),
+    total="the relevance of the whole map",
 )  # fmt: skip
-COUNTING = Semiring("counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count")
+BOOLEAN = Semiring(
+    "boolean", False, True, _any, torch.logical_and, domain=(0, 1), dtype=torch.bool, fused="any,and",
+    default=_tiny_shares_count, total="whether any neuron of the map is relevant",
+)  # fmt: skip
+COUNTING = Semiring(
+    "counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count",
+    default=_tiny_shares_count, total=_paths, exact_below=2.0**53,
+)  # fmt: skip
 COUNTING_INT = Semiring(
-    "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64, fused="count"
-)
-VITERBI = Semiring("viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul")
-TROPICAL = Semiring("tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fused="min,add")
-MAX_PLUS = Semiring("max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add")
-LOG = Semiring("log", -_inf, 0.0, lambda x, dim: x.logsumexp(dim), torch.add, fused="logsumexp,add")
-FUZZY = Semiring("fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min")
-LUKASIEWICZ = Semiring("lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded")
+    "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64, fused="count",
+    default=_tiny_shares_count, total=_paths,
+)  # fmt: skip
+VITERBI = Semiring(
+    "viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul",
+    default=_best_share_is_one, total="the weight of the best path from the output to the map",
+)  # fmt: skip
+TROPICAL = Semiring(
+    "tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fused="min,add",
+    default=(rules.max_share(), conversions.neglog()), total="the cost of the cheapest path from the output to the map",
+)  # fmt: skip
+MAX_PLUS = Semiring(
+    "max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add",
+    default=(rules.max_share(), conversions.log()), total="the log weight of the best path from the output to the map",
+)  # fmt: skip
+LOG = Semiring(
+    "log", -_inf, 0.0, _logsumexp, torch.add, fused="logsumexp,add", default=(rules.zplus(), conversions.log()),
+    total="the log of the summed weights of all paths from the output to the map",
+)  # fmt: skip
+FUZZY = Semiring(
+    "fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min", default=_best_share_is_one,
+    total="the strength of the best path from the output to the map, by its weakest share",
+)  # fmt: skip
+LUKASIEWICZ = Semiring(
+    "lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded",
+    default=_best_share_is_one, total="the truth of the best path from the output to the map",
+)  # fmt: skip
 
 SEMIRINGS = {
     s.name: s
@@ -234,95 +316,3 @@ def find_semiring(semiring: Semiring | str) -> Semiring:
         if found is not None:
             return found
     raise KlrpError.value(f"semiring: got {semiring!r}; expected a klrp.Semiring or one of {', '.join(SEMIRINGS)}.")
-
-
-def check_laws(semiring: Semiring, samples: Tensor) -> None:
-    """Check every law of a semiring on all triples of the samples, zero and one.
-
-    Args:
-        samples: elements [m, *semiring.shape]; zero and one are added to them. Floats are compared in
-            the semiring's dtype, in float64 where that is None, there to a relative 1e-9.
-
-    Raises:
-        KlrpError: on the first law that fails. Its ``law`` names the law, its ``counterexample`` holds
-            the elements x, y, z.
-
-    Example:
-        >>> SIGNED = Semiring("max-times", 0., 1., add=lambda x, dim: x.amax(dim), mul=torch.mul)
-        >>> check_laws(SIGNED, torch.tensor([-1., 2.]))
-        Traceback (most recent call last):
-        klrp.errors.KlrpValueError: semiring 'max-times': the law 'zero is neutral for add' fails ...
-    """
-    samples, shape = torch.as_tensor(samples), semiring.shape
-    if samples.ndim != len(shape) + 1 or tuple(samples.shape[1:]) != shape:
-        raise KlrpError.value(
-            f"samples: got shape {tuple(samples.shape)}; expected m elements of {semiring.name}, that is "
-            f"[m, {', '.join(map(str, shape))}]."
-        )
-    neutral = torch.stack([torch.as_tensor(semiring.zero), torch.as_tensor(semiring.one)])
-    members = torch.cat([neutral.to(samples.device), samples]).to(semiring.dtype or torch.float64)
-    m = len(members)
-    rtol = 1e-9 if members.dtype == torch.float64 else 64 * _epsilon(members.dtype)
-    # Every triple at once: x varies along axis 0, y along 1, z along 2.
-    x, y, z = (
-        members.reshape(*(m if axis == i else 1 for i in range(3)), *shape).expand(m, m, m, *shape) for axis in range(3)
-    )
-    for law, left, right in _computed(_laws(semiring, x, y, z), semiring):
-        if left.shape != x.shape:
-            law = f"{law} (it returned the shape {tuple(left.shape)} for {tuple(x.shape)})"
-            fails = torch.ones(m, m, m, dtype=torch.bool)
-        elif left.is_floating_point():
-            fails = ~torch.isclose(left, right, rtol=rtol, atol=rtol * 1e-3)
-        else:
-            fails = left != right
-        where = fails.nonzero()
-        if len(where):
-            raise _law_error(semiring, law, [members[i].tolist() for i in where[0, :3]])
-
-
-def _computed(laws: Iterator, semiring: Semiring) -> Iterator:
-    """The laws one by one; what add or mul raise becomes a KlrpError."""
-    try:
-        yield from laws
-    except KlrpError:
-        raise
-    except Exception as error:  # whatever a user's function raises
-        raise KlrpError.value(
-            f"semiring {semiring.name!r}: add or mul failed with {type(error).__name__}: {error}. add(x, dim) "
-            f"reduces one axis of a tensor to a tensor, such as x.sum(dim); mul(x, y) multiplies two tensors."
-        ) from error
-
-
-def _laws(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Each law with its two sides, computed only when it is reached."""
-    plus, times = semiring.plus, semiring.mul
-    zero, one = (semiring.full(x.shape[:3], which, x) for which in ("zero", "one"))
-    for name, result in (("samples", x), ("add", plus(x, y)), ("mul", times(x, y))):
-        inside = semiring.inside(result)
-        yield f"closure: {name} stays in the domain", inside, torch.ones_like(inside)
-    yield "commutativity of add", plus(x, y), plus(y, x)
-    yield "associativity of add", plus(plus(x, y), z), plus(x, plus(y, z))
-    yield "zero is neutral for add", plus(x, zero), x
-    yield "associativity of mul", times(times(x, y), z), times(x, times(y, z))
-    yield "one is neutral for mul, from the right", times(x, one), x
-    yield "one is neutral for mul, from the left", times(one, x), x
-    yield "zero absorbs in mul, from the right", times(x, zero), zero
-    yield "zero absorbs in mul, from the left", times(zero, x), zero
-    left, right = "distributivity of mul over add, from the left", "distributivity, from the right"
-    yield left, times(x, plus(y, z)), plus(times(x, y), times(x, z))
-    yield right, times(plus(x, y), z), plus(times(x, z), times(y, z))
-    agreement = "add over an axis agrees with pairwise add, in any order"
-    for order in itertools.permutations((x, y, z)):
-        yield agreement, semiring.add(torch.stack(order), 0), plus(plus(x, y), z)
-    yield agreement, semiring.add(torch.stack([x, y, z], 2), 2), plus(plus(x, y), z)
-
-
-def _epsilon(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
-
-
-def _law_error(semiring: Semiring, law: str, elements: list) -> KlrpError:
-    named = ", ".join(f"{letter} = {e}" for letter, e in zip("xyz", elements, strict=True))
-    error = KlrpError.value(f"semiring {semiring.name!r}: the law {law!r} fails for {named}.")
-    error.law, error.counterexample = law, tuple(elements)
-    return error

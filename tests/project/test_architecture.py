@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 
 # Each module imports only from those before it.
 ORDER = """
-errors tables semirings conversions rules network network.layers network.moves meanings tracing graph composites
+errors tables numbers conversions rules semirings laws network network.layers network.moves meanings tracing graph composites.assignment composites.presets composites
 kernels kernels.logs kernels.compiled kernels.lists kernels.packing kernels.walk kernels.sparse shares kernels.gradient kernels.blocked kernels.fused kernels.norms contraction conservation plan relevance symbolic
 data models plot masks pruning perturbation widgets
 """.split()
