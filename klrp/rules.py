@@ -204,7 +204,9 @@ def _bound(value: float | Tensor) -> Tensor:
     bound = torch.as_tensor(value).detach()
     if bound.dtype == torch.bool or bound.is_complex():
         raise TypeError(f"{bound.dtype} holds no real numbers")
-    return bound if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return bound if bound.is_floating_point() else bound.double()
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def _shape_or_value(x: object) -> str:
