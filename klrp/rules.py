@@ -55,7 +55,10 @@ class _Constant:
         return self.value.to(x).expand_as(x)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Constant) and torch.equal(self.value, other.value)
+        if not isinstance(other, _Constant):
+            return False
+        x, y = self.value, other.value
+        return (x.dtype, x.device) == (y.dtype, y.device) and torch.equal(x, y)
 
     def __hash__(self) -> int:
         return hash(tuple(self.value.shape))
