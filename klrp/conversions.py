@@ -7,32 +7,35 @@ that "relevant" is its one and "not relevant" its zero.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
+from klrp.numbers import as_number
 
 Theta = Callable[[Tensor], Tensor]
 
 
 class Elements(Protocol):
-    """What a conversion reads of a semiring."""
+    """What a Θ reads of a semiring."""
 
-    name: str
-    zero: Any
-    one: Any
-    shape: tuple[int, ...]
-    dtype: torch.dtype | None
+    @property
+    def name(self) -> str: ...
+    @property
+    def zero(self) -> Any: ...
+    @property
+    def one(self) -> Any: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype | None: ...
 
     def full(self, shape: tuple[int, ...], which: str, like: Tensor) -> Tensor:
-        """A tensor of zeros or ones of the semiring."""
+        """A tensor [*shape, *semiring.shape] filled with ``"zero"`` or ``"one"``."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ class Conversion:
     ``safe`` says that it gives nothing but the semiring's zero and one, so that no domain check is due.
     ``form`` is the name that kernels know it by, with its number, or its numbers [N], one for each sample. ``fit``,
     where it is there, finds a threshold [N] for each sample of a layer from all of the layer's shares.
+    Those made with equal arguments are equal.
     """
 
     name: str
     apply: Callable[[Tensor, Elements], Tensor]
     safe: bool = False
-    form: tuple[str, float | Tensor] = ("", 0.0)
+    form: tuple[str, float | Tensor] = field(default=("", 0.0), compare=False)  # as ``apply`` does, which is compared
     fit: Callable[[Stream, int, torch.dtype], Tensor] | None = None
 
     @property
@@ -76,22 +80,24 @@ def as_conversion(theta: Conversion | Theta) -> Conversion:
     if getattr(theta, "__module__", None) == __name__:
         raise KlrpError.type(f"theta: got the function {name} itself. Call it: klrp.conversions.{name}(...).")
 
-    return Conversion(name, partial(_of_users, theta, name))
+    return Conversion(name, _Elementwise(name, theta))
 
 
-def _number(value: float, what: str) -> float:
-    found = as_number(value)
-    if found is None or not math.isfinite(found):
-        raise KlrpError.value(f"{what}: got {value!r}; expected a finite number.")
-    return found
+@dataclass(frozen=True)
+class _Elementwise:
+    """A user's function, which knows no semiring."""
 
+    name: str
+    theta: Theta
 
-def as_number(value: Any) -> float | None:
-    """A Python, NumPy or torch number as a float; None for anything else, truth values and text among it."""
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
-        value = value.item()
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    return float(value) if is_number else None
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        try:
+            return self.theta(d)
+        except Exception as error:  # whatever a user's function raises
+            raise KlrpError.value(
+                f"theta: {self.name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it "
+                f"an elementwise function of a tensor."
+            ) from error
 
 
 def _one_where(mask: Tensor, semiring: Elements, like: Tensor) -> Tensor:
@@ -101,6 +107,106 @@ def _one_where(mask: Tensor, semiring: Elements, like: Tensor) -> Tensor:
     return torch.where(mask[(..., *(None,) * len(semiring.shape))], one, zero)
 
 
+def _number(value: float, what: str) -> float:
+    number = as_number(value)
+    if not math.isfinite(number):
+        raise KlrpError.value(f"{what}: got {value!r}; expected a finite number.")
+    return number
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One where ``passes(d, t)``, and zero elsewhere."""
+
+    passes: Callable[[Tensor, float], Tensor]
+    t: float
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return _one_where(self.passes(d, self.t), semiring, d)
+
+
+def _size_reaches(d: Tensor, t: float) -> Tensor:
+    return d.abs() >= t
+
+
+@dataclass(frozen=True, eq=False)
+class _SampleCut:
+    """One where d ≥ t_n in sample n, and zero elsewhere."""
+
+    t: Tensor
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return _one_where(d >= self.t.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """d where d ≥ t, and zero elsewhere."""
+
+    t: float
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return torch.where(d >= self.t, d, _scalar_zero(semiring))
+
+
+@dataclass(frozen=True)
+class _Logarithm:
+    """± log d, and zero for d = 0."""
+
+    sign: int
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        return torch.where(d == 0, _scalar_zero(semiring), self.sign * d.log())
+
+
+def _itself(d: Tensor, semiring: Elements) -> Tensor:
+    _scalar_zero(semiring)
+    return d
+
+
+def identity() -> Conversion:
+    """Θ(d) = d, for semirings whose elements are numbers."""
+    return Conversion("identity()", _itself, form=("identity", 0.0))
+
+
+def threshold(t: float) -> Conversion:
+    """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
+    t = _number(t, "threshold")
+    return Conversion(f"threshold({t:g})", _Cut(torch.ge, t), True, ("threshold", t))
+
+
+def at_least(t: Tensor) -> Conversion:
+    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
+    return Conversion("at_least(...)", _SampleCut(t), True, ("threshold", t))
+
+
+def magnitude(t: float) -> Conversion:
+    """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
+    t = _number(t, "magnitude")
+    return Conversion(f"magnitude({t:g})", _Cut(_size_reaches, t), True, ("magnitude", t))
+
+
+def positive() -> Conversion:
+    """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
+    return Conversion("positive()", _Cut(torch.gt, 0.0), True, ("positive", 0.0))
+
+
+def keep(t: float) -> Conversion:
+    """Θ(d) = d if d ≥ t else 0: small shares are dropped, large ones keep their size."""
+    t = _number(t, "keep")
+    return Conversion(f"keep({t:g})", _Kept(t))
+
+
+def log() -> Conversion:
+    """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
+    return Conversion("log()", _Logarithm(1), form=("log", 0.0))
+
+
+def neglog() -> Conversion:
+    """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
+    return Conversion("neglog()", _Logarithm(-1), form=("neglog", 0.0))
+
+
 def _scalar_zero(semiring: Elements) -> float:
     if semiring.shape:
         raise KlrpError.value(
@@ -108,92 +214,6 @@ def _scalar_zero(semiring: Elements) -> float:
             f"{semiring.shape}. Write a callable that maps shares [...] to [..., *{semiring.shape}]."
         )
     return float(semiring.zero)
-
-
-# What the conversions do: module-level functions, so that a Conversion can be pickled.
-
-
-def _identity(d: Tensor, semiring: Elements) -> Tensor:
-    _scalar_zero(semiring)
-    return d
-
-
-def _at_least(t: float | Tensor, d: Tensor, semiring: Elements) -> Tensor:
-    t = t.to(d).reshape(-1, *(1,) * (d.ndim - 1)) if isinstance(t, Tensor) else t
-    return _one_where(d >= t, semiring, d)
-
-
-def _large(t: float, d: Tensor, semiring: Elements) -> Tensor:
-    return _one_where(d.abs() >= t, semiring, d)
-
-
-def _above_zero(d: Tensor, semiring: Elements) -> Tensor:
-    return _one_where(d > 0, semiring, d)
-
-
-def _kept(t: float, d: Tensor, semiring: Elements) -> Tensor:
-    return torch.where(d >= t, d, _scalar_zero(semiring))
-
-
-def _logarithm(sign: int, d: Tensor, semiring: Elements) -> Tensor:
-    return torch.where(d == 0, _scalar_zero(semiring), sign * d.log())
-
-
-def _unfitted(d: Tensor, semiring: Elements) -> Tensor:
-    raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
-
-
-def _of_users(theta: Theta, name: str, d: Tensor, semiring: Elements) -> Tensor:
-    try:
-        return theta(d)
-    except Exception as error:  # whatever a user's function raises
-        raise KlrpError.value(
-            f"theta: {name} failed on shares {tuple(d.shape)} with {type(error).__name__}: {error}. Make it an "
-            f"elementwise function of a tensor."
-        ) from error
-
-
-def identity() -> Conversion:
-    """Θ(d) = d, for semirings whose elements are numbers."""
-    return Conversion("identity()", _identity, form=("identity", 0.0))
-
-
-def threshold(t: float) -> Conversion:
-    """Θ(d) = 1 if d ≥ t else 0, with the sign of d."""
-    t = _number(t, "threshold")
-    return Conversion(f"threshold({t:g})", partial(_at_least, t), True, ("threshold", t))
-
-
-def at_least(t: Tensor) -> Conversion:
-    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
-    return Conversion("at_least(...)", partial(_at_least, t), True, ("threshold", t))
-
-
-def magnitude(t: float) -> Conversion:
-    """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
-    t = _number(t, "magnitude")
-    return Conversion(f"magnitude({t:g})", partial(_large, t), True, ("magnitude", t))
-
-
-def positive() -> Conversion:
-    """Θ(d) = 1 if d > 0 else 0: what the limit θ → 0 from above means."""
-    return Conversion("positive()", _above_zero, True, ("positive", 0.0))
-
-
-def keep(t: float) -> Conversion:
-    """Θ(d) = d if d ≥ t else 0: small shares are dropped, large ones keep their size."""
-    t = _number(t, "keep")
-    return Conversion(f"keep({t:g})", partial(_kept, t))
-
-
-def log() -> Conversion:
-    """Θ(d) = log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return Conversion("log()", partial(_logarithm, 1), form=("log", 0.0))
-
-
-def neglog() -> Conversion:
-    """Θ(d) = −log d, and zero for d = 0. A negative share is an error: choose a rule without them."""
-    return Conversion("neglog()", partial(_logarithm, -1), form=("neglog", 0.0))
 
 
 def mass(f: float) -> Conversion:
@@ -208,8 +228,21 @@ def mass(f: float) -> Conversion:
     f = _number(f, "mass")
     if not 0 < f <= 1:
         raise KlrpError.value(f"mass: got f = {f:g}; expected a fraction above 0 and at most 1.")
+    return Conversion(f"mass({f:g})", _unfitted, safe=True, fit=_Mass(f))
 
-    return Conversion(f"mass({f:g})", _unfitted, safe=True, fit=partial(_fit_mass, f))
+
+def _unfitted(d: Tensor, semiring: Elements) -> Tensor:
+    raise KlrpError.value("theta: mass() needs the shares of a whole layer; klrp.explain fits it.")
+
+
+@dataclass(frozen=True)
+class _Mass:
+    """The threshold [N] of each sample's shares that carries the fraction f of them."""
+
+    f: float
+
+    def __call__(self, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:
+        return _fit_mass(self.f, shares, n, dtype)
 
 
 def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""check_laws: whether two operations and two elements are a semiring, and do what a hint for fast kernels says."""
+"""The laws of a semiring, checked on elements, and whether its hint for fast kernels is true."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.semirings import HINTS, Semiring
+from klrp.semirings import Semiring
+
+_SHORT = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_laws(semiring: Semiring, samples: Tensor) -> None:
-    """Check every law of a semiring on all triples of the samples, zero and one.
+    """Check every law of a semiring, and its ``fused`` hint, on all triples of the samples, zero and one.
 
     Args:
         samples: elements [m, *semiring.shape]; zero and one are added to them. Floats are compared in
@@ -21,30 +23,23 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
 
     Raises:
         KlrpError: on the first law that fails. Its ``law`` names the law, its ``counterexample`` holds
-            the elements x, y, z.
+            the elements x, y, z. So it is where ``fused`` names other operations than ``add`` and ``mul``; a hint
+            that no kernel knows is refused with those that are known.
 
     Example:
-        >>> SIGNED = Semiring("max-times", 0., 1., add=lambda x, dim: x.amax(dim), mul=torch.mul)
-        >>> check_laws(SIGNED, torch.tensor([-1., 2.]))
+        >>> SIGNED = klrp.Semiring("max-times", 0., 1., add=lambda x, dim: x.amax(dim), mul=torch.mul)
+        >>> klrp.check_laws(SIGNED, torch.tensor([-1., 2.]))
         Traceback (most recent call last):
         klrp.errors.KlrpValueError: semiring 'max-times': the law 'zero is neutral for add' fails ...
     """
-    samples, shape = torch.as_tensor(samples), semiring.shape
-    if samples.ndim != len(shape) + 1 or tuple(samples.shape[1:]) != shape:
-        raise KlrpError.value(
-            f"samples: got shape {tuple(samples.shape)}; expected m elements of {semiring.name}, that is "
-            f"[m, {', '.join(map(str, shape))}]."
-        )
-    neutral = torch.stack([torch.as_tensor(semiring.zero), torch.as_tensor(semiring.one)])
-    members = torch.cat([neutral.to(samples.device), samples]).to(semiring.dtype or torch.float64)
+    members, shape = _members(semiring, samples), semiring.shape
     m = len(members)
-    rtol = 1e-9 if members.dtype == torch.float64 else 64 * _epsilon(members.dtype)
+    rtol = 64 * torch.finfo(dtype).eps if (dtype := members.dtype) in _SHORT else 1e-9
     # Every triple at once: x varies along axis 0, y along 1, z along 2.
     x, y, z = (
         members.reshape(*(m if axis == i else 1 for i in range(3)), *shape).expand(m, m, m, *shape) for axis in range(3)
     )
-    _check_hint(semiring)
-    for law, left, right in _computed(_laws(semiring, x, y, z), semiring):
+    for law, left, right in _computed(itertools.chain(_laws(semiring, x, y, z), _hint(semiring, x, y, z)), semiring):
         if left.shape != x.shape:
             law = f"{law} (it returned the shape {tuple(left.shape)} for {tuple(x.shape)})"
             fails = torch.ones(m, m, m, dtype=torch.bool)
@@ -55,6 +50,18 @@ def check_laws(semiring: Semiring, samples: Tensor) -> None:
         where = fails.nonzero()
         if len(where):
             raise _law_error(semiring, law, [members[i].tolist() for i in where[0, :3]])
+
+
+def _members(semiring: Semiring, samples: Tensor) -> Tensor:
+    """Zero, one and the samples [m + 2, *shape], in the precision in which they are compared."""
+    samples, shape = torch.as_tensor(samples), semiring.shape
+    if samples.ndim != len(shape) + 1 or tuple(samples.shape[1:]) != shape:
+        raise KlrpError.value(
+            f"samples: got shape {tuple(samples.shape)}; expected m elements of {semiring.name}, that is "
+            f"[m, {', '.join(map(str, shape))}]."
+        )
+    neutral = torch.stack([torch.as_tensor(semiring.zero), torch.as_tensor(semiring.one)])
+    return torch.cat([neutral.to(samples.device), samples]).to(semiring.dtype or torch.float64)
 
 
 def _computed(laws: Iterator, semiring: Semiring) -> Iterator:
@@ -77,10 +84,6 @@ def _laws(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple
     for name, result in (("samples", x), ("add", plus(x, y)), ("mul", times(x, y))):
         inside = semiring.inside(result)
         yield f"closure: {name} stays in the domain", inside, torch.ones_like(inside)
-    if semiring.fused is not None:
-        add, mul = HINTS[semiring.fused]
-        yield f"the hint {semiring.fused!r}: add", plus(x, y), add(x, y)
-        yield f"the hint {semiring.fused!r}: mul", times(x, y), _within(semiring, mul(x, y))
     yield "commutativity of add", plus(x, y), plus(y, x)
     yield "associativity of add", plus(plus(x, y), z), plus(x, plus(y, z))
     yield "zero is neutral for add", plus(x, zero), x
@@ -98,8 +101,45 @@ def _laws(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple
     yield agreement, semiring.add(torch.stack([x, y, z], 2), 2), plus(plus(x, y), z)
 
 
-def _epsilon(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+def _hint(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What ``fused`` says of add and mul, beside what they give; both in double precision."""
+    if semiring.fused is None:
+        return
+    if semiring.fused not in HINTS:
+        raise KlrpError.value(
+            f"semiring {semiring.name!r}: no kernel knows fused = {semiring.fused!r}; expected None or one of "
+            f"{', '.join(map(repr, HINTS))}."
+        )
+    add, mul = HINTS[semiring.fused]
+    triple = torch.stack([x, y, z])
+    yield f"fused = {semiring.fused!r}: add is its ⊕", semiring.add(triple, 0).double(), add(triple.double(), 0)
+    yield f"fused = {semiring.fused!r}: mul is its ⊗", semiring.mul(x, y).double(), mul(x.double(), y.double())
+
+
+def _any(x: Tensor, dim: int) -> Tensor:
+    return (x != 0).any(dim).double()
+
+
+def _and(x: Tensor, y: Tensor) -> Tensor:
+    return ((x != 0) & (y != 0)).double()
+
+
+def _bounded(x: Tensor, y: Tensor) -> Tensor:
+    return (torch.minimum(x, y) - (1 - torch.maximum(x, y))).clamp_min(0)
+
+
+# What kernels take ⊕ and ⊗ to be, by the name in ``fused``.
+HINTS = {
+    "sum,mul": (torch.sum, torch.mul),
+    "any,and": (_any, _and),
+    "count": (torch.sum, torch.mul),
+    "max,mul": (torch.amax, torch.mul),
+    "max,min": (torch.amax, torch.minimum),
+    "max,bounded": (torch.amax, _bounded),
+    "max,add": (torch.amax, torch.add),
+    "min,add": (torch.amin, torch.add),
+    "logsumexp,add": (torch.logsumexp, torch.add),
+}
 
 
 def _law_error(semiring: Semiring, law: str, elements: list) -> KlrpError:
@@ -107,20 +147,3 @@ def _law_error(semiring: Semiring, law: str, elements: list) -> KlrpError:
     error = KlrpError.value(f"semiring {semiring.name!r}: the law {law!r} fails for {named}.")
     error.law, error.counterexample = law, tuple(elements)
     return error
-
-
-def _check_hint(semiring: Semiring) -> None:
-    if semiring.fused is not None and semiring.fused not in HINTS:
-        raise KlrpError.value(
-            f"semiring {semiring.name!r}: got the hint fused={semiring.fused!r}; expected one of {', '.join(HINTS)}."
-        )
-    if semiring.fused is not None and semiring.shape:
-        raise KlrpError.value(
-            f"semiring {semiring.name!r}: the hint fused={semiring.fused!r} is for numbers; its elements have the shape "
-            f"{semiring.shape}. Leave the hint out."
-        )
-
-
-def _within(semiring: Semiring, x: Tensor) -> Tensor:
-    """Neutral elements that are infinite may meet: −∞ + ∞ counts as the zero, which absorbs."""
-    return torch.where(x.isnan(), torch.as_tensor(semiring.zero, dtype=x.dtype), x) if x.is_floating_point() else x

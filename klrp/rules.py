@@ -12,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from klrp.conversions import as_number
 from klrp.errors import KlrpError
+from klrp.numbers import as_number
 
 Map = Callable[[Tensor], Tensor]
 
@@ -34,6 +33,35 @@ def _positive(x: Tensor) -> Tensor:
 
 def _negative(x: Tensor) -> Tensor:
     return x.clamp_max(0)
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """w + γ w⁺."""
+
+    g: float
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return w + self.g * w.clamp_min(0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Constant:
+    """The same values whatever the activations are, in their shape and precision."""
+
+    value: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.value.to(x).expand_as(x)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Constant):
+            return False
+        x, y = self.value, other.value
+        return (x.dtype, x.device) == (y.dtype, y.device) and torch.equal(x, y)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.value.shape))
 
 
 @dataclass(frozen=True)
@@ -61,8 +89,8 @@ class Rule:
 
     ``normaliser`` is ``"sum"`` or ``"max"`` over the lower neurons; the stabiliser is
     :math:`ε_k = eps + std \\sqrt{mean z^2}` per sample, with the sign of z_k. ``first_only`` marks rules
-    for the layers at the input, ``pools`` the one that opens a max-pool,
-    ``shares_in_unit_interval`` those whose shares all lie in [0, 1].
+    for the layers at the input, ``pools`` the one that opens a max-pool, ``shares_in_unit_interval`` those whose shares
+    all lie in [0, 1].
     """
 
     name: str
@@ -82,7 +110,7 @@ class Rule:
         eps = z.new_full(z.shape[:1], self.eps)
         if not self.std:
             return eps
-        return eps + self.std * z.unsqueeze(-1).flatten(1).double().square().mean(1).sqrt().to(z.dtype)
+        return eps + self.std * z.reshape(len(z), z.shape[1:].numel()).double().square().mean(1).sqrt().to(z.dtype)
 
     def stabilise(self, z: Tensor) -> Tensor:
         """z + ε with the sign of z (sign 0 = +1); z is [N, ...], and ε is chosen per sample."""
@@ -92,11 +120,11 @@ class Rule:
         return torch.where(z < 0, -eps, eps).add_(z)
 
 
-def _number(rule: str, argument: str, value: float, low: float) -> float:
-    found = as_number(value)
-    if found is None or not low <= found < math.inf:
-        raise KlrpError.value(f"{rule}: got {argument} = {value!r}; expected a number from {low:g} up.")
-    return found
+def _number(rule: str, argument: str, value: float) -> float:
+    number = as_number(value)
+    if not 0 <= number < math.inf:
+        raise KlrpError.value(f"{rule}: got {argument} = {value!r}; expected a number from 0 up.")
+    return number
 
 
 _LINEAR = Part(((same, same),), bias=same)
@@ -113,7 +141,7 @@ def epsilon(eps: float = 1e-9, std: float = 0.0) -> Rule:
     The mean is taken over the layer's neurons, for each sample by itself (Bach et al. 2015; Montavon et
     al. 2019 for ``std``).
     """
-    eps, std = _number("epsilon", "eps", eps, 0), _number("epsilon", "std", std, 0)
+    eps, std = _number("epsilon", "eps", eps), _number("epsilon", "std", std)
     return Rule(f"epsilon({eps:g}, std={std:g})" if std else f"epsilon({eps:g})", (_LINEAR,), eps=eps, std=std)
 
 
@@ -122,13 +150,8 @@ def gamma(g: float) -> Rule:
 
     As γ grows it tends to z⁺ where activations are not negative.
     """
-    g = _number("gamma", "g", g, 0)
-    lift = partial(_lifted, g)
+    lift = _Lifted(g := _number("gamma", "g", g))
     return Rule(f"gamma({g:g})", (Part(((same, lift),), bias=lift),))
-
-
-def _lifted(g: float, w: Tensor) -> Tensor:
-    return w + g * w.clamp_min(0)
 
 
 _EXCITING = ((_positive, _positive), (_negative, _negative))
@@ -145,7 +168,7 @@ def alpha_beta(alpha: float, beta: float) -> Rule:
 
     α − β = 1; each part has its own z, with b⁺ and b⁻. A part without contributions passes nothing on.
     """
-    alpha, beta = _number("alpha_beta", "alpha", alpha, 0), _number("alpha_beta", "beta", beta, 0)
+    alpha, beta = _number("alpha_beta", "alpha", alpha), _number("alpha_beta", "beta", beta)
     if not math.isclose(alpha - beta, 1.0, abs_tol=1e-9):
         raise KlrpError.value(
             f"alpha_beta: got alpha = {alpha:g} and beta = {beta:g}; alpha - beta must be 1, as in (2, 1)."
@@ -163,29 +186,30 @@ def zbox(low: float | Tensor, high: float | Tensor) -> Rule:
     their shares are no longer all of one sign.
     """
     try:
-        low, high = (_bound(v) for v in (low, high))
-        ordered = bool((low <= high).all())
+        bounds = tuple(_bound(v) for v in (low, high))
+        ordered = bool((bounds[0] <= bounds[1]).all())
     except (TypeError, ValueError, RuntimeError) as error:
         raise KlrpError.type(
             f"zbox: got low {_shape_or_value(low)} and high {_shape_or_value(high)}; expected numbers, or tensors "
             f"that broadcast to one input ({error})."
         ) from None
+    names = [_short(v) for v in bounds]
+    if not all(bool(v.isfinite().all()) for v in bounds):
+        raise KlrpError.value(f"zbox: got low = {names[0]} and high = {names[1]}; expected finite numbers.")
     if not ordered:
-        raise KlrpError.value(f"zbox: got low = {_short(low)} above high = {_short(high)}; swap them.")
-
-    pairs = ((same, same), (partial(_less, low), _positive), (partial(_less, high), _negative))
-    name = f"zbox({_short(low)}, {_short(high)})"
-    return Rule(name, (Part(pairs, vanishes_at_zero=False),), first_only=True)
+        raise KlrpError.value(f"zbox: got low = {names[0]} above high = {names[1]}; swap them.")
+    pairs = ((same, same), (_Constant(-bounds[0]), _positive), (_Constant(-bounds[1]), _negative))
+    return Rule(f"zbox({', '.join(names)})", (Part(pairs, vanishes_at_zero=False),), first_only=True)
 
 
 def _bound(value: float | Tensor) -> Tensor:
-    """A bound in double precision where it is a Python number, so that it is as exact as the inputs."""
-    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-
-
-def _less(value: Tensor, x: Tensor) -> Tensor:
-    """−value, shaped as x."""
-    return (-value).to(x).expand_as(x)
+    """A bound of zbox with all its digits: a float is float64, a tensor is what it is."""
+    bound = torch.as_tensor(value).detach()
+    if bound.dtype == torch.bool or bound.is_complex():
+        raise TypeError(f"{bound.dtype} holds no real numbers")
+    if isinstance(value, Tensor):
+        return bound if bound.is_floating_point() else bound.double()
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def _shape_or_value(x: object) -> str:

@@ -10,18 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from klrp import conversions, rules
-from klrp.conversions import Conversion
+from klrp.conversions import Conversion, Theta, as_conversion
 from klrp.errors import KlrpError
 from klrp.rules import Rule
 
 # Shares of a closed interval may leave it by rounding alone; up to here they are clamped back.
 CLAMP = 1e-5
+
+
+@dataclass(frozen=True)
+class _FirstComponent:
+    """The default score of elements with ``rank`` axes."""
+
+    rank: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        first = x[(..., *(0,) * self.rank)]
+        return first if first.is_floating_point() else first.to(torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +49,19 @@ class Semiring:
         dtype: of the elements; None follows the inputs.
         score: K → ℝ, larger is more relevant: what ranks, averages and draws. The default is the number
             itself, or the first component of an element with axes.
-        fused: a hint such as ``"max,mul"``, the name of operations that a fast kernel knows (HINTS lists them).
-        default: the rule and the Θ that a layer takes where nothing else is said.
-        total: what the ⊕ over a map means, for Relevance.conservation().
-        exact_below: the number from which on its elements are rounded, where they are counts.
+        fused: a hint such as ``"max,mul"``, the name of operations that a fast kernel knows; klrp.check_laws
+            compares it with ``add`` and ``mul``.
+        default: the rule and the Θ of layers that are given none; None asks the user for both.
+        total: what the ⊕ over a map says, in words.
+        exact_below: where floats stop holding every element, as 2^53 for counts; None where that is no question.
+
+    Raises:
+        KlrpError: for a zero or one of another shape than ``shape``, an empty domain, or a default that is no pair.
 
     Example:
         >>> FUZZY = Semiring("fuzzy", zero=0.0, one=1.0, domain=(0, 1),
         ...                  add=lambda x, dim: x.amax(dim), mul=torch.minimum)
-        >>> check_laws(FUZZY, torch.tensor([0, .2, .5, 1.]))
+        >>> klrp.check_laws(FUZZY, torch.tensor([0, .2, .5, 1.]))
     """
 
     name: str
@@ -60,7 +74,7 @@ class Semiring:
     dtype: torch.dtype | None = None
     score: Callable[[Tensor], Tensor] | None = None
     fused: str | None = None
-    default: tuple[Rule, Conversion] | None = None
+    default: tuple[Rule, Conversion | Theta] | None = None
     total: str = "the ⊕ over the neurons of the map"
     exact_below: float | None = None
 
@@ -72,8 +86,10 @@ class Semiring:
             raise KlrpError.value(
                 f"Semiring {self.name!r}: domain is {self.domain}; expected (low, high) with low <= high."
             )
-        if self.score is None:
-            object.__setattr__(self, "score", partial(_first_component, len(self.shape)))
+        if self.score is None or isinstance(self.score, _FirstComponent):
+            object.__setattr__(self, "score", _FirstComponent(len(shape)))
+        if self.default is not None:
+            object.__setattr__(self, "default", _checked_default(self.name, self.default))
         for field in ("zero", "one"):
             try:
                 value = torch.as_tensor(getattr(self, field))
@@ -86,17 +102,6 @@ class Semiring:
                 )
             object.__setattr__(self, field, value.tolist())
 
-    @property
-    def linear(self) -> bool:
-        """Whether it is (ℝ, +, ×): then relevance is an amount, which a network conserves."""
-        return self.fused == "sum,mul" and not self.shape and self.domain == (-math.inf, math.inf)
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether its scores are logarithms, that of its zero −∞: their exponentials add up, they do not."""
-        zero = torch.as_tensor(self.zero, dtype=self.dtype or torch.float64)
-        return float(self.score(zero)) == -math.inf
-
     def __repr__(self) -> str:
         return f"<Semiring {self.name}>"
 
@@ -105,6 +110,21 @@ class Semiring:
         if SEMIRINGS.get(self.name) is self:
             return find_semiring, (self.name,)
         return Semiring, tuple(getattr(self, f.name) for f in fields(self))
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is (+, ×) over the real numbers, where relevance is an amount that a network conserves.
+
+        Its elements have the precision of the network.
+        """
+        whole = self.domain == (-math.inf, math.inf)
+        return self.fused == "sum,mul" and whole and self.shape == () and self.dtype is None
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether its scores are logarithms, that of its zero −∞: their exponentials add up, they do not."""
+        zero = torch.as_tensor(self.zero, dtype=self.dtype or torch.float64)
+        return float(self.score(zero)) == -math.inf
 
     def dtype_for(self, inputs: torch.dtype) -> torch.dtype:
         """The dtype of elements when the network computes in ``inputs``."""
@@ -163,9 +183,13 @@ class Semiring:
         )
 
 
-def _first_component(rank: int, x: Tensor) -> Tensor:
-    first = x[(..., *(0,) * rank)]
-    return first if first.is_floating_point() else first.to(torch.float64)
+def _checked_default(name: str, default: object) -> tuple[Rule, Conversion]:
+    if not isinstance(default, tuple | list) or len(default) != 2 or not isinstance(default[0], Rule):
+        raise KlrpError.type(
+            f"Semiring {name!r}: default is {default!r}; expected a pair (rule, theta), such as "
+            f"(klrp.rules.max_share(), klrp.conversions.identity())."
+        )
+    return default[0], as_conversion(default[1])
 
 
 def _cast_exactly(x: Tensor, dtype: torch.dtype, name: str, argument: str) -> Tensor:
@@ -219,6 +243,10 @@ def _bounded_difference(x: Tensor, y: Tensor) -> Tensor:
     return (torch.minimum(x, y) - (1 - torch.maximum(x, y))).clamp_min(0)
 
 
+def _sum(x: Tensor, dim: int) -> Tensor:
+    return x.sum(dim)
+
+
 def _amax(x: Tensor, dim: int) -> Tensor:
     return x.amax(dim)
 
@@ -227,68 +255,54 @@ def _amin(x: Tensor, dim: int) -> Tensor:
     return x.amin(dim)
 
 
-def _sum(x: Tensor, dim: int) -> Tensor:
-    return x.sum(dim)
-
-
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
     return x.logsumexp(dim)
 
 
 _inf = math.inf
-
-# The hints that a kernel knows: how ⊕ and ⊗ are written for a pair of numbers; "count" is + and × for whole numbers.
-HINTS = {
-    "sum,mul": (torch.add, torch.mul), "count": (torch.add, torch.mul), "any,and": (torch.logical_or, torch.logical_and),
-    "max,mul": (torch.maximum, torch.mul), "max,min": (torch.maximum, torch.minimum),
-    "max,bounded": (torch.maximum, _bounded_difference), "max,add": (torch.maximum, torch.add),
-    "min,add": (torch.minimum, torch.add), "logsumexp,add": (torch.logaddexp, torch.add),
-}  # fmt: skip
-
-_CUT = rules.epsilon(), conversions.threshold(1e-9)
-_SHARE = rules.max_share(), conversions.identity()
-_PATHS = "the number of relevant paths from the output to the map"
+_tiny_shares_count = rules.epsilon(), conversions.threshold(1e-9)
+_best_share_is_one = rules.max_share(), conversions.identity()
+_paths = "the number of relevant paths from the output to the map"
 
 REAL = Semiring(
     "real", 0.0, 1.0, _sum, torch.mul, fused="sum,mul", default=(rules.epsilon(), conversions.identity()),
-    total="the relevance of the map",
+    total="the relevance of the whole map",
 )  # fmt: skip
 BOOLEAN = Semiring(
-    "boolean", False, True, _any, torch.logical_and, domain=(0, 1), dtype=torch.bool, fused="any,and", default=_CUT,
-    total="whether any neuron of the map is relevant",
+    "boolean", False, True, _any, torch.logical_and, domain=(0, 1), dtype=torch.bool, fused="any,and",
+    default=_tiny_shares_count, total="whether any neuron of the map is relevant",
 )  # fmt: skip
 COUNTING = Semiring(
-    "counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count", default=_CUT,
-    total=_PATHS, exact_below=2.0**53,
+    "counting", 0.0, 1.0, _count, torch.mul, domain=(0, _inf), dtype=torch.float64, fused="count",
+    default=_tiny_shares_count, total=_paths, exact_below=2.0**53,
 )  # fmt: skip
 COUNTING_INT = Semiring(
-    "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64, fused="count", default=_CUT,
-    total=_PATHS,
+    "counting_int", 0, 1, _int_add, _int_mul, domain=(0, 2**63 - 1), dtype=torch.int64, fused="count",
+    default=_tiny_shares_count, total=_paths,
 )  # fmt: skip
 VITERBI = Semiring(
-    "viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul", default=_SHARE,
-    total="the weight of the best path from the output to the map",
+    "viterbi", 0.0, 1.0, _amax, torch.mul, domain=(0, 1), fused="max,mul",
+    default=_best_share_is_one, total="the weight of the best path from the output to the map",
 )  # fmt: skip
 TROPICAL = Semiring(
     "tropical", _inf, 0.0, _amin, torch.add, score=torch.neg, fused="min,add",
-    default=(rules.max_share(), conversions.neglog()),
-    total="the cost of the cheapest path from the output to the map",
+    default=(rules.max_share(), conversions.neglog()), total="the cost of the cheapest path from the output to the map",
 )  # fmt: skip
 MAX_PLUS = Semiring(
-    "max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add", default=(rules.max_share(), conversions.log()),
-    total="the log weight of the best path from the output to the map",
+    "max_plus", -_inf, 0.0, _amax, torch.add, fused="max,add",
+    default=(rules.max_share(), conversions.log()), total="the log weight of the best path from the output to the map",
 )  # fmt: skip
 LOG = Semiring(
     "log", -_inf, 0.0, _logsumexp, torch.add, fused="logsumexp,add", default=(rules.zplus(), conversions.log()),
     total="the log of the summed weights of all paths from the output to the map",
 )  # fmt: skip
 FUZZY = Semiring(
-    "fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min", default=_SHARE,
+    "fuzzy", 0.0, 1.0, _amax, torch.minimum, domain=(0, 1), fused="max,min", default=_best_share_is_one,
     total="the strength of the best path from the output to the map, by its weakest share",
 )  # fmt: skip
 LUKASIEWICZ = Semiring(
-    "lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded", default=_SHARE,
-    total="the truth of the best path from the output to the map",
+    "lukasiewicz", 0.0, 1.0, _amax, _bounded_difference, domain=(0, 1), fused="max,bounded",
+    default=_best_share_is_one, total="the truth of the best path from the output to the map",
 )  # fmt: skip
 
 SEMIRINGS = {

@@ -9,12 +9,17 @@ import math
 from collections import defaultdict
 from typing import NamedTuple
 
+from hypothesis import strategies as st
+
 
 class PySemiring(NamedTuple):
+    """Python operations, and a Hypothesis strategy for elements."""
+
     zero: object
     one: object
     add: object
     mul: object
+    elements: object = None
 
 
 def log_add(x, y):
@@ -29,6 +34,7 @@ def pairwise(first, second):
         (first.one, second.one),
         lambda x, y: (first.add(x[0], y[0]), second.add(x[1], y[1])),
         lambda x, y: (first.mul(x[0], y[0]), second.mul(x[1], y[1])),
+        st.tuples(first.elements, second.elements),
     )
 
 
@@ -40,17 +46,21 @@ def times(x, y):
     return x * y
 
 
+UNIT, COUNTS, LARGE = st.floats(0, 1), st.integers(0, 2**15), st.floats(-100, 100)
+SIXTY_FOURTHS = st.integers(0, 64).map(lambda n: n / 64)  # x + y - 1 is exact
+
+# Every shipped semiring has its row here; those of the package are tested against them.
 SEMIRINGS = {
-    "real": PySemiring(0.0, 1.0, plus, times),
-    "boolean": PySemiring(False, True, lambda x, y: x or y, lambda x, y: x and y),
-    "counting": PySemiring(0, 1, plus, times),
-    "counting_int": PySemiring(0, 1, plus, times),
-    "viterbi": PySemiring(0.0, 1.0, max, times),
-    "tropical": PySemiring(math.inf, 0.0, min, plus),
-    "max_plus": PySemiring(-math.inf, 0.0, max, plus),
-    "log": PySemiring(-math.inf, 0.0, log_add, plus),
-    "fuzzy": PySemiring(0.0, 1.0, max, min),
-    "lukasiewicz": PySemiring(0.0, 1.0, max, lambda x, y: max(0.0, x + y - 1)),
+    "real": PySemiring(0.0, 1.0, plus, times, LARGE),
+    "boolean": PySemiring(False, True, lambda x, y: x or y, lambda x, y: x and y, st.booleans()),
+    "counting": PySemiring(0, 1, plus, times, COUNTS.map(float)),
+    "counting_int": PySemiring(0, 1, plus, times, COUNTS),
+    "viterbi": PySemiring(0.0, 1.0, max, times, UNIT),
+    "tropical": PySemiring(math.inf, 0.0, min, plus, LARGE | st.just(math.inf)),
+    "max_plus": PySemiring(-math.inf, 0.0, max, plus, LARGE | st.just(-math.inf)),
+    "log": PySemiring(-math.inf, 0.0, log_add, plus, LARGE | st.just(-math.inf)),
+    "fuzzy": PySemiring(0.0, 1.0, max, min, UNIT),
+    "lukasiewicz": PySemiring(0.0, 1.0, max, lambda x, y: max(0.0, x + y - 1), SIXTY_FOURTHS),
 }
 SEMIRINGS["pair"] = pairwise(SEMIRINGS["counting"], SEMIRINGS["viterbi"])
 

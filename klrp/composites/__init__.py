@@ -1,6 +1,6 @@
-"""Composites: which rule and which Θ each layer gets; those of the literature by name."""
+"""Which rule and which Θ each layer gets: composites, their selectors, and those of the literature."""
 
-from klrp.composites.assignment import ANY, FIRST, Composite
+from klrp.composites.assignment import ANY, FIRST, Assignment, Composite, assign, check_rule
 from klrp.composites.presets import (
     BOOLEAN_THRESHOLDS,
     COUNTING_THRESHOLDS,
@@ -10,10 +10,11 @@ from klrp.composites.presets import (
     vgg16_boolean,
     vgg16_counting,
     vgg16_montavon,
-)  # fmt: skip
+)
 from klrp.network.vocabulary import ADD
 
 __all__ = [
-    "ADD", "ANY", "BOOLEAN_THRESHOLDS", "COUNTING_THRESHOLDS", "Composite", "FIRST", "epsilon_alpha2_beta1",
-    "epsilon_gamma_box", "epsilon_plus_flat", "vgg16_boolean", "vgg16_counting", "vgg16_montavon",
+    "ADD", "ANY", "Assignment", "BOOLEAN_THRESHOLDS", "COUNTING_THRESHOLDS", "Composite", "FIRST", "assign",
+    "check_rule", "epsilon_alpha2_beta1", "epsilon_gamma_box", "epsilon_plus_flat", "vgg16_boolean", "vgg16_counting",
+    "vgg16_montavon",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Composites from the literature, by name: for VGG-16, and for any convolutional network."""
+"""Composites from the literature: for VGG-16, and for any convolutional network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from klrp.composites.assignment import ANY, FIRST, Composite, Row
 from klrp.conversions import Conversion
 from klrp.errors import KlrpError
 from klrp.rules import Rule
+
+# --- presets for VGG-16 ---------------------------------------------------------------------------------
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation by colour
 

@@ -1,6 +1,7 @@
 """The presets of klrp.composites: who gets which rule, and whether the maps are those of their sources."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -194,3 +195,25 @@ def test_zennits_rules_by_the_kind_of_layer(preset, first, convolution):
 def test_the_bounds_are_checked():
     with pytest.raises(klrp.KlrpError, match="zbox: got low = 1 above high = 0"):
         composites.epsilon_gamma_box(1.0, 0.0)
+
+
+def test_composites_are_copied_saved_and_equal(tmp_path):
+    def make():
+        rows = [(klrp.FIRST, rules.zbox(-1.5, 2.0), None), (klrp.ADD, rules.lrp0(), conversions.threshold(0.1))]
+        return klrp.Composite([*rows, ("conv*", None, None), (nn.MaxPool2d, rules.as_average(), None)])
+
+    composite = make()
+    torch.save(composite, tmp_path / "c")
+    again = (
+        pickle.loads(pickle.dumps(composite)),
+        copy.deepcopy(composite),
+        torch.load(tmp_path / "c", weights_only=False),
+    )
+    for other in (make(), *again):
+        assert other == composite
+        assert other.rows[0][0] is klrp.FIRST and other.rows[1][0] is klrp.ADD
+    model, x = narrow(), photo()
+    preset = composites.vgg16_montavon(model)
+    assert preset == composites.vgg16_montavon(model) != composites.vgg16_boolean(model)
+    saved = pickle.loads(pickle.dumps(preset))
+    assert torch.equal(*(klrp.explain(model, x, composite=c, keep="input").input for c in (preset, saved)))

@@ -230,7 +230,7 @@ def test_kernel_for_refuses_what_explain_refuses(case):
     refused(lambda: klrp.kernel_for(model, X, **settings), kind, match, model, X)
 
 
-SEMIRINGS = ["boolean", "counting", "counting_int", "viterbi", "tropical", "max_plus", "log", "fuzzy", "lukasiewicz"]
+SEMIRINGS = [name for name, semiring in klrp.semirings.SEMIRINGS.items() if not semiring.linear]
 
 
 @pytest.mark.parametrize("semiring", SEMIRINGS)
@@ -287,6 +287,10 @@ RULES = {
     "epsilon infinite": (lambda: rules.epsilon(INF), r"epsilon: got eps = inf"),
     "epsilon as text": (lambda: rules.epsilon("1e-9"), r"epsilon: got eps = '1e-9'.*number"),
     "epsilon None": (lambda: rules.epsilon(None), r"epsilon: got eps = None"),
+    "epsilon as a truth value": (lambda: rules.epsilon(torch.tensor(True)), r"epsilon: got eps = tensor\(True\)"),
+    "gamma of several numbers": (lambda: rules.gamma(torch.ones(2)), r"gamma: got g = tensor\(\[1\., 1\.\]\).*number"),
+    "bounds as truth values": (lambda: rules.zbox(False, True), r"zbox: got low False and high True.*expected numbers"),
+    "a bound of infinity": (lambda: rules.zbox(-INF, 1.0), r"zbox: got low = -inf.*finite"),
     "std below 0": (lambda: rules.epsilon(0.0, std=-0.1), r"epsilon: got std = -0\.1.*from 0 up"),
     "gamma below 0": (lambda: rules.gamma(-0.5), r"gamma: got g = -0\.5.*from 0 up"),
     "alpha - beta = 2": (lambda: rules.alpha_beta(3, 1), r"alpha_beta: got alpha = 3 and beta = 1.*must be 1.*\(2, 1\)"),

@@ -21,15 +21,20 @@ def linear(weight, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_gives_what_single_precision_gives(name, dtype, device):
+def test_half_precision_gives_what_double_precision_gives_but_for_its_rounding(name, dtype, device):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(45, 5)).to(device, dtype)
     x = torch.randn(2, 2, 7, 5, dtype=dtype, device=device)
     half = klrp.explain(net, x, 0, semiring=name).input
-    assert not half.double().isnan().any()
-    if name in ("boolean", "counting"):
-        single = klrp.explain(net.float(), x.float(), 0, semiring=name).input
-        assert (half != single).double().mean() < 0.05  # activations were rounded, shares were not
+    double = klrp.explain(net.double(), x.double(), 0, semiring=name).input
+    if name in ("boolean", "counting"):  # activations were rounded, shares were not
+        assert 0 < double.double().mean() and (half != double).double().mean() < 0.02
+        return
+    half, finite = half.double(), double.isfinite()  # the infinities are the zeros of the logarithms
+    assert torch.equal(half[~finite], double[~finite])
+    largest = float(double[finite].abs().max())
+    assert largest > 0
+    assert float((half - double)[finite].abs().max()) < 4 * torch.finfo(dtype).eps * largest
 
 
 def test_a_share_of_zero_is_not_relevant_in_half_precision():
