@@ -125,7 +125,7 @@ def name_of(function: Any) -> str:
     if name.startswith("__") and name.endswith("__"):
         name = name.strip("_")
         return _SPELLINGS.get(name, name)
-    return name[:-1] if name.endswith("_") and name[:-1].strip("_") else name
+    return name.strip("_") or name
 
 
 # The attributes of a module that its function takes, where register() says that another is like it.
