@@ -17,7 +17,7 @@ from klrp.composites import Composite
 from klrp.conservation import Balance, balance
 from klrp.conversions import Theta
 from klrp.errors import KlrpError, SampleAxisError
-from klrp.network.capture import first_line
+from klrp.network.calls import first_line
 from klrp.network.layers import Read
 from klrp.network.moves import Move, Winner
 from klrp.network.steps import Step

@@ -7,10 +7,10 @@ value stays what it was. A value is kept unless it is cheap to compute again, as
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,19 +20,9 @@ from torch.overrides import TorchFunctionMode
 from klrp.errors import KlrpError
 from klrp.network import vocabulary
 from klrp.network.builders import Traced
-from klrp.network.calls import (
-    INPUT,
-    Call,
-    Frame,
-    Key,
-    first_line,
-    leaves,
-    line_of_user,
-    mapped,
-    recomputable,
-    tensors_of,
-)
+from klrp.network.calls import INPUT, Call, Frame, Key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
+from klrp.network.refusals import cannot_run
 from klrp.network.shadow import shadow_of
 from klrp.network.vocabulary import name_of
 
@@ -125,7 +115,7 @@ class _Recorder(TorchFunctionMode):
             except (KlrpError, _Writes):
                 raise
             except Exception as error:
-                raise self._cannot_run(error) from error
+                raise cannot_run(self.shadow, self.x, self.failed or self.frame, error) from error
         returned = mapped(lambda t: (self._traced(t) or t) if isinstance(t, Tensor) else t, returned)
         return Capture(self.calls, self.values, returned, self.spoilt, self.frozen)
 
@@ -213,12 +203,23 @@ class _Recorder(TorchFunctionMode):
         if target is not None:
             self._protect(target)
             memory = target.untyped_storage().data_ptr()
+            self._keep_constants(memory)
             if any(t.untyped_storage().data_ptr() == memory for t, traced in self._alive() if traced is not None):
                 raise KlrpError.value(
                     f"model: {name} works in place on memory that a value of the network shares, at {line_of_user()}. "
                     f"Write it without changing its argument: y = f(x) in place of f_(x)."
                 )
         return self._known(func(*args, **kwargs))
+
+    def _keep_constants(self, memory: int) -> None:
+        """A constant that calls have read is about to change: they keep what they read."""
+
+        def kept(leaf: Any) -> Any:
+            reads = isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == memory
+            return leaf.clone() if reads else leaf
+
+        for number, call in enumerate(self.calls):
+            self.calls[number] = replace(call, args=mapped(kept, call.args), kwargs=mapped(kept, call.kwargs))
 
     def _protect(self, target: Tensor) -> None:
         if target.untyped_storage().data_ptr() in self.protected:
@@ -303,29 +304,3 @@ class _Recorder(TorchFunctionMode):
             if reference() is None and self.readers[key] == 1:
                 self.values.pop(key, None)
         self.folding = [(reference, key) for reference, key in self.folding if reference() is not None]
-
-    def _cannot_run(self, error: Exception) -> KlrpError:
-        frame = self.failed or self.frame
-        missing = _missing(self.shadow) if isinstance(error, TypeError) and not frame.path else []
-        if missing:
-            return KlrpError.type(
-                f"model: its forward takes more than one tensor ({', '.join(missing)}). Wrap it in a module whose "
-                f"forward takes the one tensor to explain."
-            )
-        place = f"{frame.path} ({frame.kind.__name__})" if frame.path else frame.kind.__name__
-        if not self.x.is_floating_point() and not isinstance(error, IndexError):
-            return KlrpError.type(
-                f"inputs: got {self.x.dtype}; expected floats [N, ...], or whole numbers where the network begins with "
-                f"an nn.Embedding: {place} failed with: {first_line(error)} Convert them: inputs.float()."
-            )
-        return KlrpError.value(
-            f"inputs: the network cannot run on {tuple(self.x.shape)} of {self.x.dtype}: {place} failed with: "
-            f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for; a "
-            f"sample alone is inputs[None]."
-        )
-
-
-def _missing(module: nn.Module) -> list[str]:
-    """The arguments of forward beyond the first that have no default."""
-    parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

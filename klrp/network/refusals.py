@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from torch import Tensor, nn
+
 from klrp.errors import KlrpError
-from klrp.network.calls import Call
+from klrp.network.calls import Call, Frame, first_line
 
 
 def described(call: Call) -> str:
@@ -50,3 +53,30 @@ def not_a_tensor(value: Any) -> str:
         f"        def forward(self, x):\n"
         f"            return self.model(x)[{key}]  # wherever the logits are"
     )
+
+
+def cannot_run(network: nn.Module, x: Tensor, frame: Frame, error: Exception) -> KlrpError:
+    """The network failed on its input, in a module call."""
+    missing = _missing(network) if isinstance(error, TypeError) and not frame.path else []
+    if missing:
+        return KlrpError.type(
+            f"model: its forward takes more than one tensor ({', '.join(missing)}). Wrap it in a module whose "
+            f"forward takes the one tensor to explain."
+        )
+    place = f"{frame.path} ({frame.kind.__name__})" if frame.path else frame.kind.__name__
+    if not x.is_floating_point() and not isinstance(error, IndexError):
+        return KlrpError.type(
+            f"inputs: got {x.dtype}; expected floats [N, ...], or whole numbers where the network begins with "
+            f"an nn.Embedding: {place} failed with: {first_line(error)} Convert them: inputs.float()."
+        )
+    return KlrpError.value(
+        f"inputs: the network cannot run on {tuple(x.shape)} of {x.dtype}: {place} failed with: "
+        f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for; a "
+        f"sample alone is inputs[None]."
+    )
+
+
+def _missing(module: nn.Module) -> list[str]:
+    """The arguments of forward beyond the first that have no default."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

@@ -1046,3 +1046,22 @@ def test_what_is_drawn_at_random_is_drawn_once(noisy):
     relevance = klrp.explain(net, -torch.ones(3, 101, dtype=torch.float64), rule=rules.lrp0())
     total = relevance.input.sum(1)
     assert torch.allclose(total, torch.ones_like(total))
+
+
+def test_a_constant_that_changes_after_it_was_read_is_what_it_was():
+    def forward(net, x):
+        factor = torch.full((7,), 2.0, dtype=torch.float64)
+        h = x * factor
+        factor[2:] += 1.0
+        h = F.relu(h) * factor
+        factor.zero_()
+        return net.fc((h + factor).flatten(1))
+
+    assert_is_gradient_times_input(graph(forward, fc=FC), X)
+
+
+def test_what_is_detached_belongs_to_one_batch():
+    model = graph(lambda net, x: net.fc((net.c(x) * F.relu(x).detach()).flatten(1)), c=conv(), fc=FC)
+    batches = [X, 2 * X, -X]
+    for relevance, x in zip(klrp.explain_many(model, batches), batches, strict=True):
+        assert torch.equal(relevance.input, klrp.explain(model, x).input)

@@ -18,7 +18,7 @@ CORE_LINES, PACKAGE_LINES = 2100, 5600  # without kernels and symbolic; all of i
 CORE = """
 errors tables numbers conversions rules semirings laws
 network network.layers network.moves network.builders network.vocabulary network.calls network.purity network.shadow
-network.capture network.naming network.refusals network.steps network.assembly network.tracing
+network.refusals network.capture network.naming network.steps network.assembly network.tracing
 composites.assignment composites.presets composites shares
 """.split()
 FROM_KERNELS_ON = """
