@@ -56,9 +56,10 @@ fmt: $(STAMP)  ## format the code, notebooks included
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: $(STAMP)  ## what fmt would change, without changing it
+lint: $(STAMP)  ## what fmt would change, and the types, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:  ## remove what was built (the environment stays)
 	rm -rf _build .pytest_cache .hypothesis .ruff_cache *.egg-info

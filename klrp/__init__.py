@@ -2,8 +2,8 @@
 
     R_j = ⊕_k Θ(d_jk) ⊗ R_k,    d_jk = Σ_t α_t(a_j) ω_t(w_jk) / z_k
 
-``klrp.explain(model, inputs)`` propagates relevance in any semiring through any feed-forward network that
-torch.fx can trace.
+``klrp.explain(model, inputs)`` propagates relevance in any semiring through a feed-forward network: it is
+run once, and its calls become steps, weighted layers and moves.
 """
 
 from importlib import import_module

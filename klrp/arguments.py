@@ -66,7 +66,7 @@ def _traced(
         return network.run(inputs), assignment
     found = trace(model, inputs)
     assignment = assign(found.steps, composite, semiring)
-    if graphs is not None and found.network.replayable:
+    if graphs is not None and state is not None and found.network.replayable:
         while len(graphs) >= GRAPHS:
             del graphs[next(iter(graphs))]
         graphs[key] = state, found.network, assignment

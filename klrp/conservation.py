@@ -96,11 +96,13 @@ def balance(step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[T
     ``linear`` says that Θ = id: then every term is computed for itself, and the error shows a mistake.
     Otherwise what Θ changed counts as lost, whatever it is, and the error is 0 by definition.
     """
-    received, handed = _sum(r), sum(_sum(x) for x in passed)
+    received = _sum(r)
     zero = torch.zeros_like(received)
-    if shares is None:
+    handed = sum((_sum(x) for x in passed), start=zero)
+    if shares is None and isinstance(step, Move):
         return Balance(received, handed, zero, zero, step.lost(r))
     bias = stabiliser = lost = expected = zero
+    assert shares is not None  # a layer takes some
     for part in shares.parts:
         s = part.scale * r / part.denominator
         below = part.z if part.bias is None else part.z - part.bias

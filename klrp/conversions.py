@@ -269,6 +269,7 @@ def _fit_mass(f: float, shares: Stream, n: int, dtype: torch.dtype) -> Tensor:
         above = at_least.gather(1, last) - sums.gather(1, last)
         found = (found << width) | last
     found = found << digits[-1][0]
+    assert target is not None  # there is a first digit
     return torch.where(target > 0, found.view(torch.float64), math.inf)[:, 0]
 
 

@@ -18,7 +18,7 @@ from klrp.conservation import Balance, balance
 from klrp.conversions import Theta
 from klrp.errors import KlrpError, SampleAxisError
 from klrp.network.calls import first_line
-from klrp.network.layers import Read
+from klrp.network.layers import Layer, Read
 from klrp.network.moves import Move, Winner
 from klrp.network.steps import Step
 from klrp.relevance import Relevance
@@ -69,10 +69,10 @@ def explain(
         \text{ at the output.}
 
     Args:
-        model: a network that torch.fx can trace, from one tensor to logits [N, C] or [N]. It is explained
-            in eval mode and left as it was.
+        model: a network from one tensor to logits [N, C] or [N]. It is run once, in eval mode, on a copy that
+            shares its parameters, and left as it was. A softmax or sigmoid at its end is looked behind.
         inputs: floats [N, ...] (integers where the network begins with an nn.Embedding).
-        target: the class to explain: an int, a LongTensor [N], or None for each sample's top logit.
+        target: the class to explain: an int, a LongTensor [N] or a list of ints, or None for each sample's top logit.
         semiring: a klrp.Semiring or the name of a shipped one.
         composite: which layer gets which rule and Θ; or ``rule`` and ``theta``, one of each for all
             layers. What is left open takes the semiring's default.
@@ -88,15 +88,19 @@ def explain(
         >>> relevance.input.shape
         torch.Size([8, 3, 224, 224])
     """
-    settings = dict(semiring=find_semiring(semiring), composite=composite, rule=rule, theta=theta)
+    settings: dict[str, Any] = dict(composite=composite, rule=rule, theta=theta, start=start, memory=memory)
     keep = keep if isinstance(keep, str) or not isinstance(keep, Iterable) else list(keep)
-    return _explain(model, inputs, target, start=start, keep=keep, memory=memory, **settings)
+    return _explain(model, inputs, target, semiring=find_semiring(semiring), keep=keep, **settings)
 
 
 def explain_many(
     model: nn.Module, loader: Iterable[Any], target: int | str | None = None, **settings: Any
 ) -> Iterator[Relevance]:
     """Explain batch after batch in constant memory: yields a Relevance for each batch of ``loader``.
+
+    The network is captured once for each shape of inputs, and its steps are computed again for the others; after a
+    change of its parameters or buffers it is captured anew. (A write through ``.data`` is not seen.) Weights that a
+    kernel packs are kept for the next batches, within ``memory``.
 
     A batch is the inputs, or a tuple or list that begins with them. ``target`` is an int, None for the top
     logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
@@ -251,6 +255,7 @@ def task_at(step: Step, plan: Plan) -> kernels.Task | None:
     reads = [Read(*network.before_relu(source)) for source in step.sources]
     if isinstance(layer, Winner):
         layer = layer.average(reads[0].value)
+    assert isinstance(layer, Layer)  # nothing else is assigned a rule
     (rule, theta), value = plan.assignment[step.name], network.value(step.name)
     return kernels.task_for(layer, rule, reads, theta, plan.semiring, plan.memory, value, plan.cache)
 
@@ -260,7 +265,8 @@ def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor], kernels
     task = task_at(step, plan)
     if task is not None:
         return kernels.contract(task, r), task
-    move: Move = step.operation
+    move = step.operation
+    assert isinstance(move, Move)
     values = [plan.network.value(source) for source in step.sources] if move.reads_values else []
     return list(move.hand_down(r, plan.semiring, values)), None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,7 +130,7 @@ def _bounded(x: Tensor, y: Tensor) -> Tensor:
 
 
 # What kernels take ⊕ and ⊗ to be, by the name in ``fused``.
-HINTS = {
+HINTS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "sum,mul": (torch.sum, torch.mul),
     "any,and": (_any, _and),
     "count": (torch.sum, torch.mul),
@@ -144,6 +145,6 @@ HINTS = {
 
 def _law_error(semiring: Semiring, law: str, elements: list) -> KlrpError:
     named = ", ".join(f"{letter} = {e}" for letter, e in zip("xyz", elements, strict=True))
-    error = KlrpError.value(f"semiring {semiring.name!r}: the law {law!r} fails for {named}.")
+    error: Any = KlrpError.value(f"semiring {semiring.name!r}: the law {law!r} fails for {named}.")
     error.law, error.counterexample = law, tuple(elements)
     return error

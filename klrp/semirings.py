@@ -30,7 +30,8 @@ class _FirstComponent:
     rank: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        first = x[(..., *(0,) * self.rank)]
+        index: tuple = (..., *(0,) * self.rank)
+        first = x[index]
         return first if first.is_floating_point() else first.to(torch.float64)
 
 
@@ -124,7 +125,7 @@ class Semiring:
     def logarithmic(self) -> bool:
         """Whether its scores are logarithms, that of its zero −∞: their exponentials add up, they do not."""
         zero = torch.as_tensor(self.zero, dtype=self.dtype or torch.float64)
-        return float(self.score(zero)) == -math.inf
+        return self.score is not None and float(self.score(zero)) == -math.inf
 
     def dtype_for(self, inputs: torch.dtype) -> torch.dtype:
         """The dtype of elements when the network computes in ``inputs``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Table(Sequence):
     columns: tuple[str, ...]
     rows: tuple[tuple, ...]
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
 
     def __len__(self) -> int:

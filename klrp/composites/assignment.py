@@ -167,7 +167,7 @@ def _check_selectors(steps: Sequence[Step], composite: Composite) -> None:
 def _completed(rule: Rule | None, theta: Conversion | None, semiring: Semiring, name: str) -> tuple[Rule, Conversion]:
     default_rule, default_theta = semiring.default or (None, None)
     rule = rule or default_rule
-    theta = theta or default_theta
+    theta = theta if theta is not None or default_theta is None else as_conversion(default_theta)
     if rule is None or theta is None:
         missing = " and ".join(what for what, value in (("rule", rule), ("theta", theta)) if value is None)
         raise KlrpError.value(
