@@ -15,7 +15,7 @@ from klrp.conversions import Theta
 from klrp.errors import KlrpError
 from klrp.kernels import Cache
 from klrp.network.steps import Network, Step, Trace
-from klrp.network.tracing import check_inputs, fingerprint, trace
+from klrp.network.tracing import State, check_inputs, trace
 from klrp.rules import Rule
 from klrp.semirings import Semiring
 
@@ -35,41 +35,63 @@ class Plan(NamedTuple):
     cache: Cache | None = None
 
 
-# (shape, dtype, device) of inputs -> the state of the model, its graph, and what each step of it gets.
-Graphs = dict[tuple, tuple[tuple, Network, Assignment]]
+class Kept:
+    """What klrp.explain_many keeps from batch to batch: graphs by (shape, dtype, device) of the inputs, with what each
+    step gets, and packed weights. All of it goes when the model has changed."""
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.graphs: dict[tuple, tuple[Network, Assignment]] = {}
+        self.cache: Cache | None = None
+
+    def renew(self, model: Any, memory: int) -> None:
+        """Forget what belongs to a model as it was."""
+        state = State(model)
+        if self.state is None or state != self.state:
+            self.state, self.graphs, self.cache = state, {}, Cache(memory)
 
 
 def plan_for(
     model: Any, inputs: Any, target: Any, semiring: Semiring, composite: Any, rule: Any, theta: Any, start: Any,
-    keep: Any, memory: Any, graphs: Graphs | None = None, cache: Cache | None = None,
+    keep: Any, memory: Any, kept: Kept | None = None,
 ) -> Plan:  # fmt: skip
     """Check the arguments of klrp.explain, whose names these are, and decide what they leave open.
 
-    ``graphs`` holds what is known of the model from earlier batches: a graph depends on the model and on shapes alone.
+    ``kept`` holds what is known of the model from earlier batches: a graph depends on the model and on shapes alone.
     """
     check_inputs(inputs)
     _check_memory(memory)
-    network, assignment = _traced(model, inputs, _composite(composite, rule, theta), semiring, graphs)
+    if kept is not None:
+        kept.renew(model, memory)
+    network, assignment = _traced(model, inputs, _composite(composite, rule, theta), semiring, kept)
     chosen = targets_for(target, network.logits)
     first = start_for(start, semiring, chosen, network.logits)
     target = None if isinstance(start, Tensor) else chosen
-    return Plan(network, semiring, assignment, target, first, _kept(keep, network.steps), memory, cache)
+    return Plan(
+        network,
+        semiring,
+        assignment,
+        target,
+        first,
+        _names(keep, network.steps),
+        memory,
+        None if kept is None else kept.cache,
+    )
 
 
 def _traced(
-    model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, graphs: Graphs | None
+    model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, kept: Kept | None
 ) -> tuple[Trace, Assignment]:
     key = (inputs.shape, inputs.dtype, inputs.device)
-    state = None if graphs is None else fingerprint(model)
-    if graphs and key in graphs and graphs[key][0] == state:
-        _, network, assignment = graphs[key]
+    if kept is not None and key in kept.graphs:
+        network, assignment = kept.graphs[key]
         return network.run(inputs), assignment
     found = trace(model, inputs)
     assignment = assign(found.steps, composite, semiring)
-    if graphs is not None and state is not None and found.network.replayable:
-        while len(graphs) >= GRAPHS:
-            del graphs[next(iter(graphs))]
-        graphs[key] = state, found.network, assignment
+    if kept is not None and found.network.replayable:
+        while len(kept.graphs) >= GRAPHS:
+            del kept.graphs[next(iter(kept.graphs))]
+        kept.graphs[key] = found.network, assignment
     return found, assignment
 
 
@@ -157,7 +179,7 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
     return torch.where(chosen.reshape(*logits.shape, *(1,) * len(semiring.shape)), one, zero)
 
 
-def _kept(keep: Any, steps: Iterable[Step]) -> set[str]:
+def _names(keep: Any, steps: Iterable[Step]) -> set[str]:
     """The names of the steps whose maps are kept, "output" and "input" among them."""
     aliases = {alias: step.name for step in steps for alias in step.aliases}
     names = {"output", "input", *(step.name for step in steps)}

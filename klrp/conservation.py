@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -123,5 +124,5 @@ def _sum(x: Tensor) -> Tensor:
 def totals(maps: Mapping[str, Tensor], semiring: Semiring, aliases: Mapping[str, str]) -> Conservation:
     """The ⊕ over the neurons of each map [N, *shape]; no semiring but the reals need conserve it."""
     rank = len(semiring.shape)
-    flat = {name: r.flatten(1, r.ndim - 1 - rank) for name, r in maps.items()}
+    flat = {name: r.reshape(len(r), math.prod(r.shape[1 : r.ndim - rank]), *semiring.shape) for name, r in maps.items()}
     return Conservation({name: Total(semiring.sum(r, 1), semiring.total) for name, r in flat.items()}, aliases)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from klrp import kernels
-from klrp.arguments import Graphs, Plan, plan_for, start_for, targets_for
+from klrp.arguments import Kept, Plan, plan_for, start_for, targets_for
 from klrp.composites import Composite
 from klrp.conservation import Balance, balance
 from klrp.conversions import Theta
@@ -99,8 +99,7 @@ def explain_many(
     """Explain batch after batch in constant memory: yields a Relevance for each batch of ``loader``.
 
     The network is captured once for each shape of inputs, and its steps are computed again for the others; after a
-    change of its parameters or buffers it is captured anew. (A write through ``.data`` is not seen.) Weights that a
-    kernel packs are kept for the next batches, within ``memory``.
+    change of its parameters or buffers it is captured anew. Weights that a kernel packs are kept for the next batches, within ``memory``.
 
     A batch is the inputs, or a tuple or list that begins with them. ``target`` is an int, None for the top
     logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
@@ -112,8 +111,7 @@ def explain_many(
     if not isinstance(settings.get("keep", "all"), str):
         settings["keep"] = list(settings["keep"])  # every batch reads it
     settings["semiring"] = find_semiring(settings.get("semiring", REAL))
-    graphs: Graphs = {}
-    cache: kernels.Cache | None = None
+    kept = Kept()
     for number, batch in enumerate(loader):
         inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
         chosen = target
@@ -124,8 +122,7 @@ def explain_many(
                     f'"labels" with batches (inputs, labels).'
                 )
             chosen = rest[0]
-        yield _explain(model, inputs, chosen, graphs=graphs, cache=cache, **settings)
-        cache = cache or kernels.Cache(settings.get("memory", 64 << 20))  # the first batch has checked it
+        yield _explain(model, inputs, chosen, kept=kept, **settings)
 
 
 def kernel_for(
@@ -170,8 +167,7 @@ def _computing(inputs: Any) -> Iterator[None]:
 
 def _explain(
     model: Any, inputs: Any, target: Any = None, *, semiring: Semiring, composite: Any = None, rule: Any = None,
-    theta: Any = None, start: Any = "one", keep: Any = "all", memory: Any = 64 << 20, graphs: Graphs | None = None,
-    cache: kernels.Cache | None = None,
+    theta: Any = None, start: Any = "one", keep: Any = "all", memory: Any = 64 << 20, kept: Kept | None = None,
 ) -> Relevance:  # fmt: skip
     settings = dict(semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep, memory=memory)
     with _computing(inputs):
@@ -180,7 +176,7 @@ def _explain(
             blank = inputs.new_zeros(2, *inputs.shape[1:])
             return _first(_explain(model, blank, **settings), 0, target, start)
         try:
-            plan = plan_for(model, inputs, target, start=start, graphs=graphs, cache=cache, **settings)
+            plan = plan_for(model, inputs, target, start=start, kept=kept, **settings)
         except SampleAxisError:
             if len(inputs) != 1:
                 raise

@@ -6,6 +6,7 @@ where the numbers leave its range. ``blocked`` takes everything and is the refer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -97,6 +98,9 @@ def chosen(task: Task) -> Kernel:
 
 def contract(task: Task, r: Tensor) -> list[Tensor]:
     """R_j for each input of the layer [N, *input, *shape], from R_k [N, *output, *shape]."""
+    shapes = (*task.layer.inputs, task.layer.output)
+    if not all(math.prod(shape) for shape in shapes):  # a layer of no neurons
+        return [task.semiring.full(shape, "zero", r) for shape in task.layer.inputs]
     task, objections = _fitted(task, r), []
     for kernel in _allowed():
         objection = kernel.why_not(task)

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ class Assembly:
                 self.calls[number], self.squashed = replace(call, function=lambda x, *args, **kwargs: x), number
                 self.values = {key: value for key, value in self.values.items() if key[0] < number}
                 return call.name
-            if call.name not in vocabulary.KEEPS_ORDER:
+            if not _keeps_all(call):
                 break
             number = call.sources[0].call
         return ""
@@ -214,6 +215,19 @@ class Assembly:
             return None
         linear = isinstance(step.operation, Linear) and len(step.shape) == 2
         return step if linear or isinstance(step.operation, Conv) else None
+
+
+def _keeps_all(call: Call) -> bool:
+    """Whether a call keeps all neurons in their order: a reshape, or a slice of all there is."""
+    entry = vocabulary.FUNCTIONS.get(call.name)
+    if call.name in vocabulary.KEEPS_ORDER or (entry is not None and entry.kind is nn.Identity):
+        return True
+    index = call.args[1] if len(call.args) > 1 else ()
+    plain = all(
+        isinstance(i, int | slice | EllipsisType | None) for i in (index if isinstance(index, tuple) else (index,))
+    )
+    whole = call.sources[0].shape.numel() == call.outputs[0].shape.numel()
+    return call.name in ("getitem", "select", "narrow") and plain and whole
 
 
 def _registered(module: nn.Module) -> Entry:

@@ -103,7 +103,8 @@ def line_of_user() -> str:
     if "ipykernel" in name:
         return f"line {line} of a cell"
     *_, inside = name.split(f"site-packages{os.sep}")
-    return f"{os.path.relpath(inside) if os.path.isabs(inside) else inside}:{line}"
+    near = os.path.relpath(inside) if os.path.isabs(inside) else inside
+    return f"{inside if near.startswith(os.pardir) else near}:{line}"
 
 
 def first_line(error: Exception) -> str:

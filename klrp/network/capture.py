@@ -75,7 +75,7 @@ def _check_constant(unknown: list[tuple[Tensor, str]], other: _Recorder) -> None
         if not same:
             raise KlrpError.value(
                 f"model: at {where} a value comes in that depends on the input and was made by code that klrp cannot "
-                f"see, such as a scripted function or an extension. Put that code into a module of its own and "
+                f"see, such as a scripted function, an extension or NumPy. Put that code into a module of its own and "
                 f"register it: klrp.register(TheModule, like=torch.nn.ReLU)."
             )
 

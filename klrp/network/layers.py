@@ -133,7 +133,8 @@ class Linear(Layer):
         return torch.cat([F.linear(x, w) for _, w in self._slabs(omega, x.dtype)], -1)
 
     def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
-        return [sum(s[..., rows] @ w for rows, w in self._slabs(omega, s.dtype))]
+        parts = (s[..., rows] @ w for rows, w in self._slabs(omega, s.dtype))
+        return [sum(parts, start=s.new_zeros(self.inputs[0]))]
 
     def _slabs(self, omega: Map, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """ω of some rows at a time: the first matrix of VGG-16 is too large to have twice."""

@@ -30,7 +30,9 @@ def without_rule(call: Call) -> KlrpError:
             else f"klrp.register({call.name!r}, like='relu')"
         )
         like += f", or the whole of {kind.__name__}, the module it is in" if call.frame.path else ""
-    alone = {source.shape for source in call.sources} == {call.outputs[0].shape} and len(call.outputs) == 1
+    output = call.outputs[0]
+    alone = {source.shape for source in call.sources} == {output.shape} and len(call.outputs) == 1
+    alone = alone and output.dtype.is_floating_point  # a comparison is no activation
     hint = (
         f"If it acts on each neuron by itself, as an activation does, say so: {like}. Otherwise klrp"
         if alone

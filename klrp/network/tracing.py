@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from klrp.network.assembly import Assembly
 from klrp.network.capture import capture
 from klrp.network.shadow import opened
 from klrp.network.steps import Trace, checked, copied
+
+NUMBERS = 8  # of each tensor that are looked at, to see whether it was changed
 
 
 def trace(model: nn.Module, x: Tensor) -> Trace:
@@ -48,18 +49,21 @@ def check_inputs(inputs: Any) -> None:
             raise KlrpError.value(f"inputs: {what} at {where}; expected finite numbers. Clean the inputs first.")
 
 
-def fingerprint(model: nn.Module) -> tuple:
-    """What changes when a parameter or a buffer of the model is replaced or written to."""
-    if not isinstance(model, nn.Module):
-        return ()
-    return tuple((id(t), version(t)) for module in model.modules() for t in _held(module))
+class State:
+    """The modules, parameters and buffers of a model at one moment: the tensors, how often they were written to, and some of
+    their numbers, since a write through ``.data`` is counted nowhere."""
 
+    def __init__(self, model: Any):
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        held = (t for m in modules for kept in (m._parameters, m._buffers) for t in kept.values() if t is not None)
+        tensors = [t.detach() for t in held if t.layout is torch.strided]
+        self.modules = [(id(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
+        self.tensors = [(t.data_ptr(), 0 if t.is_inference() else t._version, t.shape, t.dtype) for t in tensors]
+        self.numbers = [t.contiguous().view(-1)[:NUMBERS].clone() for t in tensors]
 
-def _held(module: nn.Module) -> Iterator[Tensor]:
-    for tensors in (module._parameters, module._buffers):
-        yield from (t for t in tensors.values() if t is not None)
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, State) or (self.modules, self.tensors) != (other.modules, other.tensors):
+            return False
+        return all(torch.equal(x, y) for x, y in zip(self.numbers, other.numbers, strict=True))
 
-
-def version(x: Tensor) -> int:
-    """How often a tensor was written to; a tensor of inference mode cannot tell."""
-    return 0 if x.is_inference() else x._version
+    __hash__ = object.__hash__

@@ -48,11 +48,11 @@ _SQUASHING = {
 }  # fmt: skip
 _REARRANGING = """flatten reshape view squeeze unsqueeze unflatten ravel view_as reshape_as permute transpose t T mT
     swapaxes swapdims movedim moveaxis expand expand_as broadcast_to repeat tile repeat_interleave chunk split
-    split_with_sizes tensor_split unbind select narrow getitem index_select gather take_along_dim flip fliplr flipud
+    split_with_sizes tensor_split hsplit vsplit dsplit unbind select narrow getitem index_select gather take_along_dim flip fliplr flipud
     roll rot90 pad pixel_shuffle pixel_unshuffle channel_shuffle unfold stack hstack vstack dstack column_stack
     masked_fill where tril triu diagonal"""
 # Whose second argument lends its shape or type alone.
-LENDS_SHAPE = {"expand_as", "view_as", "reshape_as", "type_as"}
+LENDS_SHAPE = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
 # In the same order of neurons as their input: relevance is handed on as it is.
 KEEPS_ORDER = set("flatten reshape view squeeze unsqueeze unflatten ravel view_as reshape_as".split())
 # What only takes a shape from the input, or cuts it off.

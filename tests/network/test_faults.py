@@ -225,7 +225,7 @@ def test_describe_shows_the_users_class_and_selectors_of_its_bases_match_it(kind
 HOOKS = {
     "a forward hook": lambda m, count: m.fc.register_forward_hook(lambda mod, args, out: count(out * 3 + 1)),
     "a forward hook with arguments by name": lambda m, count: m.fc.register_forward_hook(lambda mod, args, kwargs, out: count(out * 3), with_kwargs=True),
-    "a forward hook that is called first": lambda m, count: m.c.register_forward_hook(lambda mod, args, out: count(out.clamp(min=0)), prepend=True),
+    "a forward hook that is called first": lambda m, count: m.c.register_forward_hook(lambda mod, args, out: count(F.relu(out) * 2), prepend=True),
     "a forward hook of the whole network": lambda m, count: m.register_forward_hook(lambda mod, args, out: count(out - 2)),
     "a forward hook on a ReLU in place": lambda m, count: m.r.register_forward_hook(lambda mod, args, out: count(out + args[0])),
     "a pre-hook": lambda m, count: m.fc.register_forward_pre_hook(lambda mod, args: (count(args[0] * 2),)),
@@ -386,7 +386,7 @@ def test_a_bound_that_depends_on_the_input_is_refused_by_name(case):
 
 def _straight_through(n, x):
     h = n.c(x)
-    return n.fc((h + (F.relu(h) * 3 + 1 - h).detach()).flatten(1))
+    return n.fc((h + (F.relu(h) * 3 + 0.5 - h).detach()).flatten(1))
 
 
 DETACHED = {

@@ -1046,26 +1046,3 @@ def test_what_is_drawn_at_random_is_drawn_once(noisy):
     relevance = klrp.explain(net, -torch.ones(3, 101, dtype=torch.float64), rule=rules.lrp0())
     total = relevance.input.sum(1)
     assert torch.allclose(total, torch.ones_like(total))
-
-
-def test_a_constant_that_changes_after_it_was_read_is_what_it_was():
-    two, more = torch.full((7,), 2.0, dtype=torch.float64), (torch.arange(7) > 1).double()
-
-    def changing(net, x):
-        factor = two.clone()
-        h = x * factor
-        factor += more
-        return net.fc((F.relu(h) * factor + factor.neg_()).flatten(1))
-
-    def constant(net, x):
-        return net.fc((F.relu(x * two) * (two + more) - (two + more)).flatten(1))
-
-    one, other = (explained(graph(f, fc=FC), X, rule=rules.lrp0(), start="logit") for f in (changing, constant))
-    close(one.input, other.input)
-
-
-def test_what_is_detached_belongs_to_one_batch():
-    model = graph(lambda net, x: net.fc((net.c(x) * F.relu(x).detach()).flatten(1)), c=conv(), fc=FC)
-    batches = [X, 2 * X, -X]
-    for relevance, x in zip(klrp.explain_many(model, batches), batches, strict=True):
-        assert torch.equal(relevance.input, klrp.explain(model, x).input)

@@ -68,7 +68,7 @@ MOVES = {
     "expand": lambda x: x[:, :1].expand(2, 3, 5, 7), "expand_as": lambda x: x[:, :1].expand_as(x), "broadcast_to": lambda x: x[:, :1].broadcast_to(2, 3, 5, 7),
     "repeat": lambda x: x.repeat(1, 2, 1, 1), "tile": lambda x: x.tile(1, 2, 1, 1), "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
     "chunk": lambda x: x.chunk(3, 1)[1], "split": lambda x: x.split([1, 2], 1)[1], "split_with_sizes": lambda x: x.split_with_sizes([1, 2], 1)[1],
-    "tensor_split": lambda x: x.tensor_split(2, 1)[0], "unbind": lambda x: x.unbind(2)[3], "select": lambda x: x.select(1, 2), "narrow": lambda x: x.narrow(3, 1, 4),
+    "tensor_split": lambda x: x.tensor_split(2, 1)[0], "hsplit": lambda x: x.hsplit(3)[1], "dsplit": lambda x: x.dsplit([2])[0], "vsplit": lambda x: x.transpose(0, 1).vsplit([1])[0].transpose(0, 1), "unbind": lambda x: x.unbind(2)[3], "select": lambda x: x.select(1, 2), "narrow": lambda x: x.narrow(3, 1, 4),
     "getitem": lambda x: x[:, [0, 0, 2], ::2, None], "index_select": lambda x: x.index_select(1, torch.tensor([2, 2])),
     "gather": lambda x: x.gather(1, torch.ones(2, 2, 5, 7, dtype=torch.long)), "take_along_dim": lambda x: x.take_along_dim(torch.zeros(2, 1, 5, 7, dtype=torch.long), 1),
     "flip": lambda x: x.flip(1), "fliplr": torch.fliplr, "flipud": lambda x: torch.flipud(x.transpose(0, 1)).transpose(0, 1), "roll": lambda x: x.roll(2, 3),
@@ -79,7 +79,7 @@ MOVES = {
     "where": lambda x: torch.where(KEPT, x, 0.0), "tril": torch.tril, "triu": torch.triu, "diagonal": lambda x: x.diagonal(0, 2, 3),
 }  # fmt: skip
 # What mixes samples on the way, before it is turned back: refused.
-TURNED = {"t", "T", "flipud", "vstack", "ravel"}
+TURNED = {"t", "T", "flipud", "vstack", "ravel", "vsplit"}
 TOKENS = torch.tensor([[3, 1, 4], [1, 5, 2]])
 OF_TOKENS = {
     "embedding": lambda n, x: n.few(n.e(x).flatten(1)), "one_hot": lambda n, x: n.many(F.one_hot(x, 6).double().flatten(1)),

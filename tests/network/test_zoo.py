@@ -1,7 +1,8 @@
-"""Networks of torchvision and timm: LRP-0 from the logit is gradient x input, and the logits are the network's.
+"""Published networks, as their packages write them: of torchvision, and of timm with its subclassed layers.
 
-They are of convolutions, BatchNorms, piecewise linear activations, pools, concatenations and sums alone, and half of
-them of layers with a forward of their own, such as a norm with its activation inside.
+The parameters are random and the pictures small. In float64, LRP-0 from the logit is gradient x input, and the
+captured network gives the logits of the network. That law holds where an activation of no input is zero and of a
+positive multiple is the multiple, so that the networks with ReLU6 get a ReLU.
 """
 
 import pytest
@@ -9,9 +10,13 @@ import torch
 import torchvision
 from networks import close, gradient_times_input, hollow, randomise
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import klrp
 from klrp import rules
+
+CLASSES = 13
+LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, _BatchNorm)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,89 +27,94 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# The size of the pictures, by name; smaller ones would leave some branches of a network with nothing, or unequal.
+# Each network with the size of its pictures.
 TORCHVISION = {
-    "alexnet": 63, "densenet121": 33, "googlenet": 33, "inception_v3": 75, "mnasnet0_5": 33, "mobilenet_v2": 33,
-    "regnet_x_400mf": 33, "resnet18": 33, "resnext50_32x4d": 33, "shufflenet_v2_x0_5": 33, "squeezenet1_1": 33,
+    "alexnet": 64, "vgg11": 32, "vgg13_bn": 32, "resnet18": 33, "resnet34": 32, "resnet50": 32, "resnext50_32x4d": 32,
+    "squeezenet1_0": 33, "squeezenet1_1": 32, "densenet121": 32, "inception_v3": 75, "googlenet": 33,
+    "shufflenet_v2_x0_5": 33, "shufflenet_v2_x1_5": 32, "mobilenet_v2": 33, "mnasnet0_5": 32, "mnasnet1_0": 33,
+    "regnet_x_400mf": 32,
 }  # fmt: skip
-TIMM_PLAIN = {
-    "dla34": 32, "dla46x_c": 64, "dla60_res2net": 32, "res2net50_14w_8s": 33, "resnet10t": 33,
-    "resnet18d": 33, "resnet26t": 33, "resnet50c": 33, "resnetaa50": 33, "selecsls42": 33,
+# Layers of torch's own types.
+TIMM = {
+    "resnet10t": 32, "resnet18d": 33, "resnet26t": 32, "resnetblur18": 32, "resnetaa34d": 32, "selecsls42": 64,
+    "dla46_c": 32, "dla46x_c": 32, "res2net50_48w_2s": 32, "legacy_xception": 33, "test_resnet": 33,
 }  # fmt: skip
-# Of layers that inherit from torch's and have a forward of their own, such as BatchNormAct2d and Conv2dSame.
-TIMM_SUBCLASSED = {
-    "cspdarknet53": 33, "cspresnet50": 33, "cspresnext50": 33, "darknet17": 33, "darknet53": 33, "densenet121": 33,
-    "densenetblur121d": 32, "dpn68": 33, "dpn68b": 33, "efficientnet_es": 33, "efficientnet_lite0": 33,
-    "fbnetc_100": 33, "gernet_s": 33, "inception_v4": 75, "mnasnet_050": 33, "mobilenetv2_035": 33,
-    "mobilenetv4_conv_small_050": 33, "mobileone_s1": 33, "regnetx_002": 33, "regnetx_004": 33, "repvgg_a0": 33,
-    "resnetv2_18": 33, "resnetv2_18d": 33, "spnasnet_100": 33, "tf_efficientnet_lite0": 33,
-    "tf_mobilenetv3_small_minimal_100": 33, "vovnet39a": 33, "xception41p": 33,
+# With layers whose types are derived from torch's: a BatchNorm with its activation inside, a convolution with "same"
+# padding or standardised weights, a pool that pads, a Linear that casts.
+SUBCLASSED = {
+    "darknet17": 32, "darknet21": 32, "darknet53": 32, "cspresnet50": 33, "cspresnext50": 32, "cspdarknet53": 32,
+    "resnetv2_18": 33, "resnetv2_50d": 32, "nf_resnet26": 32, "nf_resnet50": 32, "regnetx_002": 33, "repvgg_a0": 32,
+    "mobileone_s0": 32, "mobilenetv1_100": 32, "mobilenetv2_100": 33, "mobilenetv2_050": 32, "dpn68": 32,
+    "densenet121": 33, "fbnetc_100": 32, "spnasnet_100": 32, "mnasnet_050": 33, "mobilenetv4_conv_small_035": 32,
+    "mobilenet_edgetpu_v2_xs": 32, "efficientnet_es": 32, "tf_efficientnet_es": 33, "efficientnet_lite0": 32,
+    "tf_efficientnet_lite0": 33, "tf_mobilenetv3_small_minimal_100": 33, "tf_mobilenetv3_large_minimal_100": 32,
+    "inception_v3": 75, "vovnet39a": 32, "gernet_s": 32, "fasternet_s": 32, "nasnetalarge": 33,
 }  # fmt: skip
-TIMM = TIMM_PLAIN | TIMM_SUBCLASSED
-DRAWN = {"regnet_x_400mf", "densenetblur121d"}  # they compute with their tensors while they are built
-
-
-def built(build, seed=0):
-    """A random network in float64; where there are ReLU6, no value reaches the 6, where they stop being the identity."""
-    model = randomise(build(), seed).double().eval()
-    if any(isinstance(module, nn.ReLU6) for module in model.modules()):
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.weight.mul_(0.3)
-    return model
+SETTINGS = {"nasnetalarge": dict(stem_size=24, num_features=384)}
 
 
 def of_torchvision(name):
-    settings = dict(init_weights=False) if name in ("googlenet", "inception_v3") else {}
-
-    def build():
-        return getattr(torchvision.models, name)(num_classes=7, **settings)
-
-    return built(build if name in DRAWN else lambda: hollow(build))
+    """The network, its ReLU6 replaced, and the first layer of a large classifier made small."""
+    build, extra = getattr(torchvision.models, name), {}
+    if name in ("googlenet", "inception_v3"):
+        extra = dict(init_weights=False)
+    if name.startswith("regnet"):
+        return build(num_classes=CLASSES)  # reads its weights while it is built
+    model = hollow(lambda: build(num_classes=CLASSES, **extra))
+    if name.startswith(("vgg", "alexnet")):
+        model.avgpool = nn.AdaptiveAvgPool2d(2)
+        places = [i for i, m in enumerate(model.classifier) if isinstance(m, nn.Linear)]
+        channels = {"v": 512, "a": 256}[name[0]]
+        for i, (lower, upper) in zip(places, [(4 * channels, 64), (64, 32), (32, CLASSES)], strict=True):
+            model.classifier[i] = nn.Linear(lower, upper)
+    return without_ceilings(model)
 
 
 def of_timm(name):
     timm = pytest.importorskip("timm")
-
-    def build():
-        return timm.create_model(name, num_classes=7)
-
-    return built(build if name in DRAWN else lambda: hollow(build))
+    return without_ceilings(timm.create_model(name, pretrained=False, num_classes=CLASSES, **SETTINGS.get(name, {})))
 
 
-def subclassed(model):
-    """The layers whose class inherits from one of torch's layers and has a forward of its own."""
-    own = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, own) and type(module).forward not in [kind.forward for kind in own]
-    ]
+def without_ceilings(model):
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, nn.ReLU(inplace=True))
+    return model
 
 
-def assert_law(model, size):
-    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def has_subclassed_layers(model):
+    return any(isinstance(m, LAYERS) and not type(m).__module__.startswith("torch.nn.") for m in model.modules())
+
+
+def assert_is_gradient_times_input(model, size):
+    model = randomise(model, bias=0.05).double().eval()
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
-        logits = model(x.clone())
+        logits = model(x)
     found = klrp.explain(model, x, rule=rules.lrp0(), start="logit", keep="input")
-    close(found.logits, logits, 1e-12)
-    close(found.input, gradient_times_input(model, x, found.target))
+    close(found.logits, logits)
+    close(found.input, gradient_times_input(model, x, logits.argmax(1)), 1e-8)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_lrp0_is_gradient_times_input_in_torchvisions(name):
-    assert_law(of_torchvision(name), TORCHVISION[name])
+def test_torchvisions_networks_are_gradient_times_input(name):
+    assert_is_gradient_times_input(of_torchvision(name), TORCHVISION[name])
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_lrp0_is_gradient_times_input_in_timms(name):
+def test_timms_networks_are_gradient_times_input(name):
     model = of_timm(name)
-    assert bool(subclassed(model)) == (name in TIMM_SUBCLASSED)
-    assert_law(model, TIMM[name])
+    assert not has_subclassed_layers(model)
+    assert_is_gradient_times_input(model, TIMM[name])
 
 
-def test_there_are_39_networks_and_20_with_subclassed_layers():
-    timm = pytest.importorskip("timm")
-    assert set(TIMM) <= set(timm.list_models()) and set(TORCHVISION) <= set(torchvision.models.list_models())
-    assert len(TORCHVISION) + len(TIMM) >= 39 and len(TIMM_SUBCLASSED) >= 20
+@pytest.mark.parametrize("name", SUBCLASSED)
+def test_timms_networks_with_layers_of_their_own_are_gradient_times_input(name):
+    model = of_timm(name)
+    assert has_subclassed_layers(model)
+    assert_is_gradient_times_input(model, SUBCLASSED[name])
+
+
+def test_the_zoo_is_large():
+    assert len(TORCHVISION) + len(TIMM) + len(SUBCLASSED) >= 39 and len(SUBCLASSED) >= 20

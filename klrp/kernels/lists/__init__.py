@@ -93,6 +93,8 @@ def largest(part: PartShares, cache: Cache | None, wanted: Tensor | None = None)
 
 
 def _machine_objection(layer: Layer, device: torch.device) -> str:
+    if not all(layer.weights[0].shape):
+        return "the layer has no neurons"
     if layer.weights_per_sample:
         return layout.layer_objection(layer)
     if not threads.AVAILABLE:
