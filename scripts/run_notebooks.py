@@ -53,8 +53,8 @@ def sources_hash(nb) -> str:
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     parts = [fingerprint(source) for source in cells]
     for path in sorted((ROOT / "klrp").rglob("*.py")):
-        named = any(re.search(rf"\b{path.stem}\b", source) for source in cells)
-        if path.stem in APPLICATIONS and not named:
+        place = path.relative_to(ROOT / "klrp").with_suffix("").parts[0]
+        if place in APPLICATIONS and not any(re.search(rf"\b{place}\b", source) for source in cells):
             continue
         parts += [path.relative_to(ROOT).as_posix(), fingerprint(path.read_text("utf-8"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -26,15 +26,19 @@ kernels kernels.cache kernels.blocks kernels.blocked kernels.gradient kernels.tr
 kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build kernels.lists.pack kernels.lists.walk
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
-APPLICATIONS = "data models plot masks pruning perturbation widgets".split()
+APPLICATIONS = """
+data.places data.weights data.handwriting data.photographs data models plot.maps plot.figures plot masks
+pruning.units pruning.scores pruning.copies pruning.accuracy pruning
+perturbation.noise perturbation.flips perturbation.attacks perturbation.learned perturbation widgets
+""".split()
 ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 
 ROOMS = {
-    "matplotlib": {"plot"},
-    "torchvision": {"data", "models"},
-    "sklearn": {"data"},
+    "matplotlib": {"plot.maps", "plot.figures"},
+    "torchvision": {"data.handwriting", "data.photographs", "models"},
+    "sklearn": {"data.handwriting", "data.photographs"},
     "ipywidgets": {"widgets"},
-    "safetensors": {"data"},
+    "safetensors": {"data.weights"},
 }
 
 
