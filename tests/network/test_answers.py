@@ -390,3 +390,29 @@ def test_the_weights_of_a_folded_norm_may_change_between_batches(case, layer):
         close(found.input, gradient_times_input(model, x, found.target))
         with torch.no_grad():
             UPDATES[case](getattr(model, layer))
+
+
+# --- odds and ends ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("semiring", klrp.semirings.SEMIRINGS)
+def test_the_totals_of_a_network_with_one_number_for_a_sample(semiring):
+    model = graph(lambda n, x: n.fc(x).sum(1) * 2, fc=nn.Linear(7, 5))
+    x = torch.rand(2, 7, dtype=torch.float64)
+    totals = klrp.explain(model, x, semiring=semiring).conservation()
+    assert set(totals) >= {"fc", "sum", "mul"} and str(totals)
+
+
+def test_a_value_that_lends_its_type_alone_is_no_source():
+    model = graph(lambda n, x: n.fc((n.c(x).to(x)).flatten(1)), c=nn.Conv2d(3, 3, 3), fc=nn.Linear(45, 4))
+    x = torch.rand(2, 3, 5, 7, dtype=torch.float64)
+    found = klrp.explain(model, x, rule=klrp.rules.lrp0(), start="logit")
+    torch.testing.assert_close(found.input, gradient_times_input(model, x, found.target))
+
+
+def test_an_identity_behind_a_sigmoid_is_looked_behind_too():
+    model = nn.Sequential(nn.Linear(7, 5), nn.Sigmoid(), nn.Identity()).double().eval()
+    x = torch.rand(2, 7, dtype=torch.float64)
+    found = klrp.explain(model, x)
+    assert found.behind == "sigmoid" and torch.equal(found.logits, model[0](x))
+    assert list(found) == ["output", "2", "1", "0", "input"]
