@@ -28,15 +28,20 @@ kernels kernels.cache kernels.blocks kernels.blocked kernels.gradient kernels.tr
 kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build kernels.lists.pack kernels.lists.walk
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
-APPLICATIONS = "data models plot masks pruning perturbation widgets".split()
+APPLICATIONS = """
+data data.folders data.mnist data.photographs data.weights models
+plot plot.values plot.maps plot.lines plot.pictures experiments masks
+pruning pruning.layers pruning.scores pruning.copies pruning.results
+perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
+""".split()
 ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 
 ROOMS = {
-    "matplotlib": {"plot"},
-    "torchvision": {"data", "models"},
-    "sklearn": {"data"},
+    "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.pictures"},
+    "torchvision": {"data.mnist", "data.photographs", "models"},
+    "sklearn": {"data.mnist", "data.photographs"},
     "ipywidgets": {"widgets"},
-    "safetensors": {"data"},
+    "safetensors": {"data.weights"},
 }
 
 
