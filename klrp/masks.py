@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from klrp import models, plot
 from klrp.errors import KlrpError
+from klrp.experiments import Printed, mean_and_deviation
 from klrp.explain import explain_many
 from klrp.semirings import REAL, Semiring, find_semiring
 from klrp.tables import Table
@@ -27,22 +28,8 @@ HOW = ("and", "or", "fraction", "mean", "min", "max")
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-class _Tabular:
-    """What prints as its ``table``."""
-
-    table: Table
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Masks(_Tabular):
+class Masks(Printed):
     """How relevant the neurons of one step were over a data set, for each explained class.
 
     ``samples`` [c] are the numbers of maps; ``relevant``, ``total``, ``low`` and ``high`` [c, *shape] say
@@ -283,7 +270,7 @@ def top(scores: Tensor, fraction: float, *, seed: int = 0) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Curves(_Tabular):
+class Curves(Printed):
     """Accuracies [networks, fractions] by name, over the fractions of neurons that were kept."""
 
     kept: tuple[float, ...]
@@ -292,7 +279,7 @@ class Curves(_Tabular):
     @property
     def table(self) -> Table:
         """Mean ± standard deviation over the networks, in per cent."""
-        columns = [_spread(100 * v) for v in self.accuracy.values()]
+        columns = [[mean_and_deviation(v, 1) for v in (100 * runs).T] for runs in self.accuracy.values()]
         rows = zip(self.kept, *columns, strict=True)
         return Table(("kept", *self.accuracy), tuple(rows))
 
@@ -350,12 +337,6 @@ def curves(
                 bar.update()
             found[name] = torch.tensor(rows, dtype=torch.float64)
     return Curves(tuple(kept), found)
-
-
-def _spread(values: Tensor) -> list[str]:
-    if len(values) == 1:
-        return [f"{v:.1f}" for v in values[0]]
-    return [f"{m:.1f} ± {s:.1f}" for m, s in zip(values.mean(0), values.std(0), strict=True)]
 
 
 def _check_levels(levels: int) -> None:

@@ -158,7 +158,6 @@ def explorer(
     """
     import ipywidgets as w
 
-    from klrp.conversions import threshold
     from klrp.explain import explain
     from klrp.semirings import find_semiring
 
@@ -170,37 +169,16 @@ def explorer(
     names = [str(c) for c in (range(logits) if classes is None else classes)]
     if len(names) != logits:
         raise KlrpError.value(f"classes: got {len(names)} names; expected {logits}, one for each of the logits.")
-
-    def control(kind: type, description: str, **settings: Any) -> Any:
-        return kind(description=description, style={"description_width": "5em"}, **settings)
-
-    late = dict(continuous_update=False)
-    sample = control(w.IntSlider, "sample", max=len(inputs) - 1, **late)
-    classes = [("top logit", -1), *((name, i) for i, name in enumerate(names))]
-    target = control(w.Dropdown, "class", options=classes)
-    semiring = control(w.Dropdown, "semiring", options=[(s.name, s) for s in found])
-    theta = control(w.FloatLogSlider, "θ", value=0.01, min=-6, max=0, readout_format=".2g", **late)
-    output = w.HTML()
-
-    def picture() -> plot.Picture:
-        kind, i = semiring.value, sample.value
-        theta.disabled = kind.name not in _WITH_THETA
-        t = None if theta.disabled else threshold(theta.value)
-        x, y = inputs[i : i + 1], None if target.value < 0 else target.value
-        relevance = explain(model, x, y, semiring=kind, theta=t, keep="input")
-        title = f"class {names[int(relevance.target)]}, {kind.name}"
-        title += "" if theta.disabled else f", θ = {theta.value:.2g}"
-        return _beside(x[0], f"sample {i}", relevance, title)
+    controls, output = _controls(len(inputs), names, found), w.HTML()
 
     def draw(_change: Any) -> None:
         try:
-            output.value = picture()._repr_html_()
+            output.value = _explained(model, inputs, names, *controls)._repr_html_()
         except KlrpError as error:
             output.value = f'<p role="alert">{html.escape(str(error))}</p>'
 
-    still = picture()
+    still = _explained(model, inputs, names, *controls)
     output.value = still._repr_html_()
-    controls = [sample, target, semiring, theta]
     for c in controls:
         c.observe(draw, "value")
 
@@ -210,6 +188,37 @@ def explorer(
             return super()._repr_mimebundle_(*args, **kwargs) | data, metadata
 
     return Explorer([*controls, output])
+
+
+def _controls(samples: int, names: list[str], semirings: list[Any]) -> list[Any]:
+    """Those of sample, class, semiring and θ."""
+    import ipywidgets as w
+
+    classes = [("top logit", -1), *((name, i) for i, name in enumerate(names))]
+    kinds = [(s.name, s) for s in semirings]
+    late, each = dict(continuous_update=False), dict(style={"description_width": "5em"})
+    sample = w.IntSlider(description="sample", max=samples - 1, **late, **each)
+    target = w.Dropdown(description="class", options=classes, **each)
+    semiring = w.Dropdown(description="semiring", options=kinds, **each)
+    theta = w.FloatLogSlider(description="θ", value=0.01, min=-6, max=0, readout_format=".2g", **late, **each)
+    return [sample, target, semiring, theta]
+
+
+def _explained(
+    model: nn.Module, inputs: Tensor, names: list[str], sample: Any, target: Any, semiring: Any, theta: Any
+) -> plot.Picture:
+    """What the controls ask for."""
+    from klrp.conversions import threshold
+    from klrp.explain import explain
+
+    kind, i = semiring.value, sample.value
+    theta.disabled = kind.name not in _WITH_THETA
+    t = None if theta.disabled else threshold(theta.value)
+    x, y = inputs[i : i + 1], None if target.value < 0 else target.value
+    relevance = explain(model, x, y, semiring=kind, theta=t, keep="input")
+    title = f"class {names[int(relevance.target)]}, {kind.name}"
+    title += "" if theta.disabled else f", θ = {theta.value:.2g}"
+    return _beside(x[0], f"sample {i}", relevance, title)
 
 
 def _beside(x: Tensor, name: str, relevance: Any, title: str) -> plot.Picture:

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-APPLICATIONS = ("masks", "pruning", "perturbation")  # no other module uses them
+APPLICATIONS = ("masks", "pruning", "perturbation")  # modules and packages that nothing else in klrp uses
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w")
 
@@ -53,8 +53,8 @@ def sources_hash(nb) -> str:
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     parts = [fingerprint(source) for source in cells]
     for path in sorted((ROOT / "klrp").rglob("*.py")):
-        place = path.relative_to(ROOT / "klrp").with_suffix("").parts[0]
-        if place in APPLICATIONS and not any(re.search(rf"\b{place}\b", source) for source in cells):
+        name = path.relative_to(ROOT / "klrp").with_suffix("").parts[0]
+        if name in APPLICATIONS and not any(re.search(rf"\b{name}\b", source) for source in cells):
             continue
         parts += [path.relative_to(ROOT).as_posix(), fingerprint(path.read_text("utf-8"))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

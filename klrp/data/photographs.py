@@ -1,4 +1,4 @@
-"""Photographs: files, embedded ones, Imagenette."""
+"""Photographs: single ones, those of Imagenette, and what ImageNet's networks expect of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from klrp.data.places import _check_count, _data_folder
+from klrp.data.folders import check_count, data_folder
 from klrp.errors import KlrpError
 
 EMBEDDED_PHOTOS = ("china", "flower")
@@ -61,7 +61,7 @@ def photo(name_or_path: str | Path, size: int = 224) -> Photo:
     Example:
         >>> x = klrp.data.imagenet_normalise(klrp.data.photo("china").image)  # [1, 3, 224, 224]
     """
-    _check_count("photo", "size", size, "a number of pixels")
+    check_count("photo", "size", size, "a number of pixels")
     name, source = str(name_or_path), "scikit-learn"
     if name in EMBEDDED_PHOTOS:
         picture = _embedded_photo(name)
@@ -96,9 +96,9 @@ def imagenette(split: str = "val", per_class: int = 10, size: int = 224) -> Phot
     """
     if split not in ("val", "train"):
         raise KlrpError.value(f"imagenette: split is {split!r}; give 'val' or 'train'.")
-    _check_count("imagenette", "per_class", per_class, "a number of photographs")
-    _check_count("imagenette", "size", size, "a number of pixels")
-    given = _data_folder()
+    check_count("imagenette", "per_class", per_class, "a number of photographs")
+    check_count("imagenette", "size", size, "a number of pixels")
+    given = data_folder()
     root = given / "imagenette2-160" if given else None
     if root is None or not root.is_dir():
         return _embedded_photos(per_class, size)
@@ -130,7 +130,7 @@ def imagenet_normalise(x: Tensor) -> Tensor:
 def _find_photo(path: Path) -> tuple[Path, str]:
     if path.is_file():
         return path, "file"
-    folder = _data_folder()
+    folder = data_folder()
     stored = sorted((folder / "photos").glob("*.*")) if folder else []
     for candidate in stored:
         if str(path) in (candidate.stem, candidate.name):

@@ -1,4 +1,4 @@
-"""Weights from files that run no code."""
+"""Weights in safetensors files, which can hold nothing but tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from klrp.data.places import _staging
+from klrp.data.folders import staging
 from klrp.errors import KlrpError
 
 CONVERT = (
@@ -80,7 +80,7 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
     path = Path(path).expanduser()
     # safetensors refuses two names for one storage, which tied weights have: each gets its own.
     blob = save({name: x.detach().cpu().clone().contiguous() for name, x in state_dict.items()})
-    with _staging(path.parent, "Give a path in a folder that can be written") as temp:
+    with staging(path.parent, "Give a path in a folder that can be written") as temp:
         (temp / path.name).write_bytes(blob)
         os.replace(temp / path.name, path)
 

@@ -8,23 +8,12 @@ Noise is what takes the place of a pixel: ``"zero"``, ``"invert"`` (1 − x), ``
 by itself.
 """
 
-from klrp.perturbation.attacks import Zones, attack_maps, zones
-from klrp.perturbation.flips import SCORES, Curves, bootstrap, flip, scores
-from klrp.perturbation.learned import learned_mask
+from klrp.experiments import bootstrap
+from klrp.perturbation.attacks import Zones, attack_maps, learned_mask, zones
+from klrp.perturbation.flipping import SCORES, Curves, flip, scores
 from klrp.perturbation.noise import NOISES, Noise, blur, replace
 
 __all__ = [
-    "Curves",
-    "NOISES",
-    "Noise",
-    "SCORES",
-    "Zones",
-    "attack_maps",
-    "blur",
-    "bootstrap",
-    "flip",
-    "learned_mask",
-    "replace",
-    "scores",
-    "zones",
-]
+    "Curves", "NOISES", "Noise", "SCORES", "Zones", "attack_maps", "blur", "bootstrap", "flip", "learned_mask",
+    "replace", "scores", "zones",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Random attacks on pixels, guided by relevance, and the zones where they work."""
+"""Attacks: random ones that a map of relevance guides, windows everywhere, and learned masks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from klrp import plot
 from klrp.errors import KlrpError
-from klrp.perturbation.flips import _batches, _checked, _Printed
-from klrp.perturbation.noise import Noise
+from klrp.experiments import Printed
+from klrp.perturbation.noise import Noise, batches, checked
 from klrp.tables import Table
 
 
@@ -48,7 +49,7 @@ def attack_maps(relevance: Tensor, n: int, *, eta: float = 1.0, seed: int = 0) -
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Zones(_Printed):
+class Zones(Printed):
     """The accuracy on each class when a window is perturbed: ``accuracy`` [classes, h', w'] by its centre.
 
     ``clean`` [classes] is the accuracy without a window, ``labels`` [classes] are the classes, ``counts``
@@ -110,14 +111,14 @@ def zones(
     Example:
         >>> zones(model, d.test_images[:1000], d.test_labels[:1000]).plot()
     """
-    network = _checked("zones", model, images, labels, batch)
+    network = checked("zones", model, images, labels, batch)
     if window < 1 or stride < 1:
         raise KlrpError.value(f"zones: window={window}, stride={stride}; expected two integers >= 1.")
     height, width = images.shape[2:]
     classes, members = labels.unique(return_inverse=True)
     grid = [(r, c) for r in range(0, height, stride) for c in range(0, width, stride)]
     hits = torch.zeros(len(classes), len(grid) + 1, dtype=torch.float64)
-    blocks = list(_batches(images, labels, noise, batch, seed))
+    blocks = list(batches(images, labels, noise, batch, seed))
     for at in tqdm(range(len(grid) + 1), desc="zones", leave=False, disable=not progress):
         for rows, x, y, noisy in blocks:
             if at:  # the first is without a window
@@ -131,3 +132,56 @@ def zones(
     accuracy = hits / counts[:, None]
     shape = (len(classes), -(-height // stride), -(-width // stride))
     return Zones(accuracy[:, 1:].reshape(shape), accuracy[:, 0], classes.cpu(), counts, stride)
+
+
+@torch.enable_grad()
+def learned_mask(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    noise: Noise = "blur",
+    shrink: int = 2,
+    steps: int = 200,
+    lr: float = 0.1,
+    sparsity: float = 1e-3,
+    smoothness: float = 1e-2,
+    batch: int = 100,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tensor:
+    r"""Maps [n, h, w] in [0, 1] of what has to be perturbed to lose the label, learned by descent.
+
+    .. math:: \min_m \; p_y\big((1 - m) ∘ x + m ∘ \tilde{x}\big) + λ_1 \sum m + λ_2 \sum |∇m|^3
+
+    The mask m has sides ``shrink`` times shorter than the image and is enlarged (bilinear); λ₁ is
+    ``sparsity``, λ₂ ``smoothness``. Adam starts with m = 1/2 and takes ``steps`` steps (Fong and Vedaldi 2017, whose m is our
+    1 − m, and who also jitter the image). Errors are those of `flip`.
+
+    Example:
+        >>> flip(model, x, y, {"learned": learned_mask(model, x, y)}, noise="blur").plot()
+    """
+    network = checked("learned_mask", model, images, labels, batch)
+    size = tuple(-(-side // shrink) for side in images.shape[2:])
+    blocks = -(-len(images) // batch)
+    masks = []
+    with tqdm(total=steps * blocks, desc="mask", leave=False, disable=not progress) as bar:
+        for _, x, y, noisy in batches(images, labels, noise, batch, seed):
+            small = x.new_full((len(x), 1, *size), 0.5).requires_grad_()
+            optimiser = torch.optim.Adam([small], lr=lr)
+            for _ in range(steps):
+                m = _enlarged(small, x)
+                chance = network(x + m * (noisy - x)).softmax(1).gather(1, y[:, None])
+                edges = sum(small.diff(dim=d).abs().pow(3).sum() for d in (2, 3))
+                loss = chance.sum() + sparsity * small.abs().sum() + smoothness * edges
+                (small.grad,) = torch.autograd.grad(loss, small)
+                optimiser.step()
+                with torch.no_grad():
+                    small.clamp_(0, 1)
+                bar.update()
+            masks.append(_enlarged(small.detach(), x)[:, 0])
+    return torch.cat(masks)
+
+
+def _enlarged(mask: Tensor, x: Tensor) -> Tensor:
+    return functional.interpolate(mask, size=tuple(x.shape[2:]), mode="bilinear", align_corners=False)

@@ -1,13 +1,14 @@
-"""What is put in the place of pixels."""
+"""Noise, which takes the place of pixels, and what every experiment that perturbs them begins with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from klrp import models
 from klrp.errors import KlrpError
 
 Noise = str | Callable[[Tensor], Tensor]
@@ -39,6 +40,30 @@ def blur(images: Tensor, sigma: float | None = None) -> Tensor:
     flat = functional.pad(flat, (reach,) * 4, mode="replicate")
     flat = functional.conv2d(functional.conv2d(flat, kernel[None, None, None]), kernel[None, None, :, None])
     return flat.reshape(images.shape)
+
+
+def checked(caller: str, model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> nn.Module:
+    """A frozen copy of the model in eval mode, once the arguments are checked."""
+    if images.ndim != 4:
+        raise KlrpError.value(
+            f"{caller}: images have shape {tuple(images.shape)}; expected [n, c, h, w]. Add the axes that "
+            "are missing, x[:, None]."
+        )
+    if batch < 1:
+        raise KlrpError.value(f"{caller}: batch={batch}; expected an integer >= 1.")
+    models.check_labelled(caller, model, images, labels)
+    return models.eval_copy(model)
+
+
+def batches(
+    images: Tensor, labels: Tensor, noise: Noise, batch: int, seed: int
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Rows, images, labels and noise of each batch; the noise does not depend on the size of the batches."""
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        x = images[rows].detach()
+        yield rows, x, labels[rows], _replaced(x, noise, generator)
 
 
 def _replaced(x: Tensor, noise: Noise, generator: torch.Generator) -> Tensor:

@@ -8,24 +8,16 @@ A *map* is a tensor ``[H, W]`` or ``[C, H, W]``, or a Relevance, of which the in
 sample is drawn. Red speaks for the class, blue against it, and zero is white in every picture.
 """
 
-from klrp.plot.figures import Picture, curves, data_url, img_tag, panel, png, show
-from klrp.plot.maps import POSITIVE, SIGNED, TWO, boolean, count, heatmap, image, join_channels, overlay
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from klrp.plot.lines import curves
+from klrp.plot.maps import POSITIVE, SIGNED, TWO, boolean, count, heatmap, image, overlay
+from klrp.plot.pictures import Picture, data_url, img_tag, panel, png, show
+from klrp.plot.values import join_channels
 
 __all__ = [
-    "POSITIVE",
-    "Picture",
-    "SIGNED",
-    "TWO",
-    "boolean",
-    "count",
-    "curves",
-    "data_url",
-    "heatmap",
-    "image",
-    "img_tag",
-    "join_channels",
-    "overlay",
-    "panel",
-    "png",
-    "show",
-]
+    "Axes", "Figure", "POSITIVE", "Picture", "SIGNED", "TWO", "boolean", "count", "curves", "data_url", "heatmap",
+    "image", "img_tag", "join_channels", "overlay", "panel", "plt", "png", "show",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""One map, or one picture, on axes."""
+"""Maps and photographs, each on axes of its own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize, SymLogNorm, to_rgb
-from PIL import Image
 from torch import Tensor
 
 from klrp.errors import KlrpError
+from klrp.plot.values import as_map, as_picture, as_tensor, limit_of
 
 # ColorBrewer's RdBu with a pure white middle; 257 colours, so that zero falls on the middle one.
 _BLUES = ["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0"]
@@ -23,32 +23,6 @@ _BAD = "#d0d0d0"  # infinite values
 SIGNED = LinearSegmentedColormap.from_list("klrp signed", _DIVERGING, 257).with_extremes(bad=_BAD)
 POSITIVE = LinearSegmentedColormap.from_list("klrp positive", _REDS, 257).with_extremes(bad=_BAD)
 TWO = ListedColormap(["#ffffff", "#b2182b"], "klrp boolean")
-_JOIN = {
-    "sum": lambda m: m.sum(0),
-    "or": lambda m: (m != 0).any(0),
-    "and": lambda m: (m != 0).all(0),
-    "max": lambda m: m.amax(0),
-}
-
-
-def join_channels(map: Tensor, how: str) -> Tensor:
-    """One map ``[H, W]`` from the channels of ``[C, H, W]``.
-
-    ``"sum"`` and ``"max"`` are taken over the numbers; ``"or"`` and ``"and"`` say, as torch.bool,
-    whether any or every channel is relevant (not zero).
-
-    Raises:
-        KlrpError: for another word, or a map that has not three axes.
-
-    Example:
-        >>> join_channels(torch.tensor([[[0., 2.]], [[1., 3.]]]), "and")
-        tensor([[False,  True]])
-    """
-    if how not in _JOIN:
-        raise KlrpError.value(f"channels: got {how!r}; expected one of {', '.join(_JOIN)}.")
-    if map.ndim != 3:
-        raise KlrpError.value(f"map: got shape {tuple(map.shape)}; expected [C, H, W]. Choose one sample, map[0].")
-    return _JOIN[how](map)
 
 
 def heatmap(
@@ -83,8 +57,8 @@ def heatmap(
     Example:
         >>> ax = heatmap(torch.randn(28, 28), title="LRP-ε", colorbar=True)
     """
-    map = _as_map(map, channels, index).to(torch.float64)
-    limit = _limit(map, limit)
+    map = as_map(map, channels, index).to(torch.float64)
+    limit = limit_of(map, limit)
     return _draw(map, Normalize(-limit, limit), SIGNED, ax, title, alt, colorbar)
 
 
@@ -111,10 +85,10 @@ def count(
     Example:
         >>> ax = count(10 ** torch.arange(9.0).reshape(3, 3), log=True, colorbar=True)
     """
-    map = _as_map(map, channels, index).to(torch.float64)
+    map = as_map(map, channels, index).to(torch.float64)
     if (map < 0).any():
         raise KlrpError.value(f"map: got values down to {map.min():.4g}; expected none below 0. Draw it with heatmap.")
-    limit = _limit(map, limit)
+    limit = limit_of(map, limit)
     scale = Normalize(0.0, limit)
     if log and limit > 1:
         scale = SymLogNorm(max(1.0, limit / 1e6), vmin=0.0, vmax=limit)
@@ -141,12 +115,12 @@ def boolean(
     Example:
         >>> ax = boolean(torch.rand(28, 28) > 0.9, title="relevant pixels")
     """
-    map = _as_tensor(map, index)
+    map = as_tensor(map, index)
     if map.dtype != torch.bool:
         raise KlrpError.type(
             f"map: got {map.dtype}; expected torch.bool. Compare it with a threshold, map > t, or draw it with heatmap."
         )
-    map = _as_map(map, channels).to(torch.float64)
+    map = as_map(map, channels).to(torch.float64)
     return _draw(map, Normalize(0.0, 1.0), TWO, ax, title, alt, False)
 
 
@@ -159,7 +133,7 @@ def image(x: Any, ax: Axes | None = None, *, title: str | None = None, alt: str 
     Example:
         >>> ax = image(torch.rand(3, 32, 32), title="noise")
     """
-    pixels = _as_picture(x, "x").numpy()
+    pixels = as_picture(x, "x").numpy()
     return _frame(pixels, ax, title, alt, cmap="gray", norm=Normalize(0.0, 1.0))
 
 
@@ -184,92 +158,20 @@ def overlay(
     Example:
         >>> ax = overlay(torch.rand(3, 32, 32), torch.randn(3, 32, 32), channels="sum")
     """
-    photo = _as_picture(photo, "photo")
-    map = _as_map(map, channels, index).to(torch.float64)
+    photo = as_picture(photo, "photo")
+    map = as_map(map, channels, index).to(torch.float64)
     if photo.shape[:2] != map.shape:
         raise KlrpError.value(
             f"map: got height and width {tuple(map.shape)}; expected those of the photograph, "
             f"{tuple(photo.shape[:2])}. Resize the photograph to what the network saw."
         )
     grey = photo if photo.ndim == 2 else photo @ photo.new_tensor([0.299, 0.587, 0.114])
-    strength = (map / _limit(map, limit)).clamp(-1, 1)[..., None]
+    strength = (map / limit_of(map, limit)).clamp(-1, 1)[..., None]
     blue, red = (torch.tensor(to_rgb(c), dtype=torch.float64) for c in ("#2166ac", "#b2182b"))
     opacity = 0.85 * strength.abs()
     paper = 0.35 + 0.65 * grey[..., None]
     blend = opacity * torch.where(strength < 0, blue, red) + (1 - opacity) * paper
     return _frame(blend.clamp(0, 1).numpy(), ax, title, alt)
-
-
-def _as_tensor(map: Any, index: int) -> Tensor:
-    """The tensor of a map, which may be a Relevance, on the CPU and without NaN."""
-    if hasattr(map, "semiring"):
-        if not -len(map.input) <= index < len(map.input):
-            raise KlrpError.value(
-                f"index: got {index}; expected a sample of this Relevance, which has {len(map.input)}."
-            )
-        map, semiring = map.input[index], map.semiring
-        scores = map if map.dtype == torch.bool else semiring.score(map)
-        # The exponential of logarithms, the largest becoming 1.
-        map = (scores - scores.max().nan_to_num(neginf=0.0)).exp() if semiring.logarithmic else scores
-    map = torch.as_tensor(map).detach().cpu()
-    if map.ndim not in (2, 3) or map.numel() == 0:
-        raise KlrpError.value(
-            f"map: got shape {tuple(map.shape)}; expected [H, W] or [C, H, W]. Choose one sample, "
-            "map[0]; lay flat neurons on a grid, map.reshape(28, 28)."
-        )
-    if map.ndim == 3 and map.shape[2] in (1, 3, 4) and min(map.shape[:2]) >= 16:
-        raise KlrpError.value(
-            f"map: got shape {tuple(map.shape)}, which looks like [H, W, C]; expected [C, H, W]. Move the channels to "
-            "the front: torch.as_tensor(map).permute(2, 0, 1)."
-        )
-    if map.isnan().any():
-        raise KlrpError.value(
-            f"map: got NaN at {int(map.isnan().sum())} of {map.numel()} values; expected numbers. "
-            "An explanation has none: look at what was done to it since."
-        )
-    return map
-
-
-def _as_map(map: Any, channels: str | None, index: int = 0) -> Tensor:
-    """The map [H, W]: of torch.bool or of numbers."""
-    map = _as_tensor(map, index)
-    map = map if map.ndim == 3 else map[None]
-    if channels is None and len(map) == 1:
-        return map[0]
-    return join_channels(map, channels or ("or" if map.dtype == torch.bool else "sum"))
-
-
-def _as_picture(x: Any, argument: str) -> Tensor:
-    """A picture as matplotlib takes it: [H, W] or [H, W, 3], float64 in [0, 1]; x may be a data.Photo or of PIL."""
-    x = x.image[0] if hasattr(x, "image") else x
-    if isinstance(x, Image.Image):
-        x = np.asarray(x.convert("RGB")).transpose(2, 0, 1) / 255
-    x = torch.as_tensor(x).detach().cpu().to(torch.float64)
-    shape = tuple(x.shape)
-    if x.ndim == 3 and len(x) in (1, 3):
-        x = x[0] if len(x) == 1 else x.permute(1, 2, 0)
-    elif x.ndim != 2:
-        raise KlrpError.value(
-            f"{argument}: got shape {shape}; expected [H, W], [1, H, W] or [3, H, W]. Choose one "
-            "sample, x[0]; bring the channels to the front, x.permute(2, 0, 1)."
-        )
-    if not ((x >= 0) & (x <= 1)).all():
-        raise KlrpError.value(
-            f"{argument}: got values from {x.min():.4g} to {x.max():.4g}; expected [0, 1]. Undo "
-            "the normalisation, x * std + mean; divide bytes by 255."
-        )
-    return x
-
-
-def _limit(map: Tensor, limit: float | None = None) -> float:
-    """Where the scale of a map ends: the limit asked for, or the 99.5th percentile of |map|."""
-    if limit is not None and not 0 < limit < math.inf:
-        raise KlrpError.value(f"limit: got {limit}; expected a number > 0. Leave it out for one that fits the map.")
-    if limit is not None:
-        return float(limit)
-    size = map.to(torch.float64).abs()
-    size = size[size.isfinite()].numpy()
-    return float((size.size and (np.percentile(size, 99.5) or size.max())) or 1.0)
 
 
 def _draw(
@@ -284,11 +186,11 @@ def _draw(
     numbers = np.ma.masked_invalid(map.numpy())
     ax = _frame(numbers, ax, title, alt, cmap=colours, norm=scale)
     if colorbar:
-        _bar(ax, ax)
+        scale_beside(ax, ax)
     return ax
 
 
-def _bar(drawn: Axes, beside: Any) -> None:
+def scale_beside(drawn: Axes, beside: Any) -> None:
     """The scale of what was drawn, beside these axes."""
     colours, ticks = drawn.images[-1], None
     if isinstance(colours.norm, SymLogNorm):
@@ -307,10 +209,10 @@ def _frame(pixels: np.ndarray, ax: Axes | None, title: str | None, alt: str | No
     ax.imshow(pixels, interpolation="antialiased", interpolation_stage="rgba", **colouring)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(color="#b0b0b0", linewidth=0.6)
-    _caption(ax, title, alt)
+    caption(ax, title, alt)
     return ax
 
 
-def _caption(ax: Axes, title: str | None, alt: str | None) -> None:
+def caption(ax: Axes, title: str | None, alt: str | None) -> None:
     ax.set_title(title or "", fontsize=10, pad=4)
     ax.set_label(alt or title or "")

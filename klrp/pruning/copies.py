@@ -1,8 +1,9 @@
-"""Copies of a network without some of its units: smaller ones, and masked ones of the same shape."""
+"""Copies of a network without some of its units: of the old shape, or smaller."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from klrp.errors import KlrpError
 from klrp.network.steps import Trace
 from klrp.network.tracing import trace
-from klrp.pruning.units import PRUNABLE, Removed, Unit, _layer, _weights
+from klrp.pruning.layers import PRUNABLE, Unit, units_of, weights_of
+
+Removed = Mapping[str, Sequence[int] | Tensor]
 
 
 @torch.no_grad()
@@ -131,12 +134,12 @@ def _to_remove(model: nn.Module, inputs: Tensor, removed: Removed, bias: str) ->
     """The layers in the order of computation, each with the sorted indices of the units that go."""
     if bias not in ("pruned", "kept"):
         raise KlrpError.value(f'bias: got {bias!r}; expected "pruned" or "kept".')
-    _weights(model, list(removed))
+    weights_of(model, list(removed))
     network, modules = trace(model, inputs[:1]), dict(model.named_modules())
     order = {step.name: place for place, step in enumerate(network.steps)}
     found = {}
     for name in sorted(removed, key=lambda name: order.get(name, -1)):
-        layer = _layer(network, name)
+        layer = units_of(network, name)
         for other in (*layer.norms, *(reader.name for reader, _ in layer.readers)):
             if not isinstance(modules.get(other), (*PRUNABLE, _BatchNorm, nn.PReLU)):
                 raise KlrpError.value(

@@ -1,9 +1,9 @@
-"""Scores: how important each unit of a layer is."""
+"""Scores: how important each unit is, by relevance in any semiring, gradients, activations or weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,22 +12,23 @@ from torch.nn import functional
 
 from klrp import models, plot, rules
 from klrp.errors import KlrpError
+from klrp.experiments import Printed
 from klrp.explain import explain
 from klrp.network.tracing import trace
-from klrp.pruning.units import _layer, _weights
+from klrp.pruning.layers import units_of, weights_of
 from klrp.semirings import REAL, find_semiring
 from klrp.tables import Table
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Printed):
     """How important each unit is: ``scores["fc1"]`` is float64 [units], larger is more important.
 
     It prints as a table; a KlrpError names a layer that has no scores.
     """
 
     name: str
-    values: Mapping[str, Tensor] = field(repr=False)
+    values: Mapping[str, Tensor]
 
     def __getitem__(self, layer: str) -> Tensor:
         if layer not in self.values:
@@ -81,14 +82,6 @@ class Scores:
     def _table(self) -> Table:
         rows = ((k, len(v), *map(float, (v.min(), v.mean(), v.max()))) for k, v in self.values.items())
         return Table((self.name, "units", "lowest", "mean", "highest"), tuple(rows))
-
-    def __str__(self) -> str:
-        return str(self._table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
 
 
 def relevance_scores(
@@ -166,7 +159,7 @@ def activation_scores(
 
     def measure(x: Tensor, _: None) -> dict[str, Tensor]:
         network = trace(model, x)
-        ends = {k: _layer(network, k).active for k in layers}
+        ends = {k: units_of(network, k).active for k in layers}
         return {k: _over_positions(network.value(end).abs(), model.get_submodule(k)) for k, end in ends.items()}
 
     return _mean("activation", measure, model, layers, images, None, batch, progress)
@@ -176,14 +169,14 @@ def norm_scores(model: nn.Module, layers: Sequence[str], *, p: float = 2) -> Sco
     """The l_p norm of each unit's row of weights, without its bias; a KlrpError unless p > 0."""
     if not p > 0:
         raise KlrpError.value(f"p: got {p!r}; expected a number > 0, such as 1 or 2.")
-    rows = {k: w.flatten(1).double() for k, w in _weights(model, layers).items()}
+    rows = {k: w.flatten(1).double() for k, w in weights_of(model, layers).items()}
     return Scores(f"l{p:g}", {k: w.norm(p, dim=1) for k, w in rows.items()})
 
 
 def random_scores(model: nn.Module, layers: Sequence[str], *, seed: int = 0) -> Scores:
     """A random order of the units: scores drawn uniformly from [0, 1)."""
     g = torch.Generator().manual_seed(seed)
-    sizes = {k: len(w) for k, w in _weights(model, layers).items()}
+    sizes = {k: len(w) for k, w in weights_of(model, layers).items()}
     return Scores("random", {k: torch.rand(n, generator=g).double() for k, n in sizes.items()})
 
 
@@ -200,7 +193,7 @@ def _mean(
     """The mean over the images of what ``measure`` gives for a batch, {layer: [n, units]}."""
     from tqdm import tqdm
 
-    _weights(model, layers)
+    weights_of(model, layers)
     if not len(images) or batch < 1 or (labels is not None and len(labels) != len(images)):
         raise KlrpError.value(
             f"images: got {len(images)} of them, {'no' if labels is None else len(labels)} labels and "

@@ -70,7 +70,7 @@ def small_mnist(tmp_path, monkeypatch):
             resources.append((f"{name}.gz", md5))
             sizes[name] = len(blob)
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    monkeypatch.setattr(data.handwriting, "MNIST_BYTES", sizes)
+    monkeypatch.setattr(data.mnist, "MNIST_BYTES", sizes)
     return tmp_path / "given"
 
 
@@ -142,7 +142,7 @@ def test_mnist_is_unpacked_from_the_folder_into_the_cache(small_mnist, cache, as
     assert d.source == "mnist" and d.train_images.shape == (7, 1, 28, 28)
     assert d.train_images[0, 0, 0, :2].tolist() == [0.0, 1.0]
     assert d.train_images.dtype == torch.float32 and d.test_labels.tolist() == [0, 1, 2, 3, 4]
-    assert files(small_mnist) == before and files(cache) == sorted(data.handwriting.MNIST_BYTES)
+    assert files(small_mnist) == before and files(cache) == sorted(data.mnist.MNIST_BYTES)
     assert "MNIST, 7 training and 5 test images (KLRP_DATA)" in capsys.readouterr().out
     # A second look-up, without the folder, finds the cache.
     monkeypatch.delenv("KLRP_DATA")
@@ -229,7 +229,7 @@ def test_network_that_never_answers_costs_little_time(monkeypatch, capsys):
         raise urllib.error.URLError("too late")
 
     monkeypatch.delenv("KLRP_DATA")
-    monkeypatch.setattr(data.places, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(data.mnist, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(urllib.request, "urlopen", hang)
     start = time.perf_counter()
     assert data.digits().source == "sklearn-digits"
@@ -240,7 +240,7 @@ def test_network_that_never_answers_costs_little_time(monkeypatch, capsys):
 
 def test_download_fills_the_cache(mirror, cache, capsys):
     assert data.digits().train_images.shape == (7, 1, 28, 28)
-    assert files(cache) == sorted(data.handwriting.MNIST_BYTES)
+    assert files(cache) == sorted(data.mnist.MNIST_BYTES)
     assert "(downloaded to the cache)" in capsys.readouterr().out
     assert socket.getdefaulttimeout() is None
 

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from torch import nn
 
 import klrp
 from klrp import masks, models
 from klrp.conversions import threshold
 from klrp.errors import KlrpError
+from klrp.plot import plt
 
 SETTINGS = {
     "boolean": dict(semiring="boolean", theta=threshold(0.15)),

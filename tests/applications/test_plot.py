@@ -264,7 +264,7 @@ def test_a_picture_of_pil_is_taken_as_it_is():
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    ours = plot.maps._as_picture(Image.fromarray(pixels), "x")
+    ours = plot.values.as_picture(Image.fromarray(pixels), "x")
     assert torch.equal(ours, torch.as_tensor(pixels / 255))
     plot.overlay(Image.fromarray(pixels), torch.randn(20, 24))
 
@@ -274,5 +274,5 @@ def test_a_picture_of_logarithms_is_drawn_as_weights_whether_or_not_one_is_missi
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
     x = torch.rand(1, 1, 4, 4) + 0.1
     relevance = klrp.explain(model, x, semiring=semiring)
-    drawn = plot.maps._as_tensor(relevance, 0)
+    drawn = plot.values.as_tensor(relevance, 0)
     assert float(drawn.max()) == pytest.approx(1.0) and bool((drawn >= 0).all())

@@ -1,8 +1,8 @@
-"""The units of a layer, and who reads them."""
+"""The layers whose units can be taken out, and where these units go."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from klrp.network.tracing import trace
 from klrp.tables import Table
 
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
-Removed = Mapping[str, Sequence[int] | Tensor]
 
 
 class Unit(NamedTuple):
@@ -44,8 +43,8 @@ def units(model: nn.Module, inputs: Tensor) -> Table:
     network, rows = trace(model, inputs[:1]), []
     for step in network.steps:
         try:
-            _weights(model, [step.name])
-            layer = _layer(network, step.name)
+            weights_of(model, [step.name])
+            layer = units_of(network, step.name)
         except KlrpError:
             continue
         readers = ", ".join(reader.name for reader, _ in layer.readers)
@@ -53,7 +52,7 @@ def units(model: nn.Module, inputs: Tensor) -> Table:
     return Table(("layer", "kind", "units", "read by"), tuple(rows))
 
 
-def _layer(network: Trace, name: str) -> Unit:
+def units_of(network: Trace, name: str) -> Unit:
     """Follow the units of a layer to the layers that read them; a KlrpError says where that fails."""
     start = next((step for step in network.steps if step.name == name), None)
     if start is None:
@@ -91,7 +90,7 @@ def _layer(network: Trace, name: str) -> Unit:
     return Unit(name, size, active, tuple(norms), tuple(readers))
 
 
-def _weights(model: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:
+def weights_of(model: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:
     """The weights of these layers; a KlrpError unless each is a module that may be pruned."""
     modules = {k: m for k, m in model.named_modules() if isinstance(m, PRUNABLE)}
     if isinstance(layers, str) or not layers or not all(name in modules for name in layers):

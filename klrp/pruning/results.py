@@ -1,25 +1,26 @@
-"""What pruning costs: accuracy and loss over the pruned fraction, seconds and bytes."""
+"""What pruning costs in accuracy, and what it saves in memory and time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from klrp import models, plot
+from klrp import models
 from klrp.errors import KlrpError
+from klrp.experiments import Printed, deviation, mean_and_deviation, mean_curves, resampled
 from klrp.pruning.copies import prune
 from klrp.pruning.scores import Scores
 from klrp.tables import Table
 
 
-@dataclass(frozen=True, eq=False)
-class Curves:
+@dataclass(frozen=True, eq=False, repr=False)
+class Curves(Printed):
     """Accuracy and mean cross entropy over the pruned fraction: [runs, criteria, fractions].
 
     A run is a network, or one resampling of the test images. It prints as a table of accuracies.
@@ -27,8 +28,8 @@ class Curves:
 
     labels: tuple[str, ...]
     fractions: tuple[float, ...]
-    accuracy: Tensor = field(repr=False)
-    loss: Tensor = field(repr=False)
+    accuracy: Tensor
+    loss: Tensor
 
     def curve(self, label: str, what: str = "accuracy") -> Tensor:
         """One curve: [runs, fractions]. A KlrpError names a label or a quantity that is none."""
@@ -47,24 +48,14 @@ class Curves:
         rows = []
         for label in self.labels:
             runs = [scale * self.curve(label, what)[:, self.fractions.index(f)] for f in at]
-            rows.append((label, *(_spread(v, digits) for v in runs)))
+            rows.append((label, *(mean_and_deviation(v, digits) for v in runs)))
         return Table((what, *(f"{100 * f:.3g} %" for f in at)), tuple(rows))
 
     def plot(self, what: str = "accuracy", labels: Sequence[str] | None = None, ax: Any = None) -> Any:
         """A figure of the means, with bands of one standard deviation over the runs to each side."""
         runs = {label: self.curve(label, what) for label in labels or self.labels}
-        means = {label: v.mean(0) for label, v in runs.items()}
-        bands = {label: (means[label] - v.std(0), means[label] + v.std(0)) for label, v in runs.items() if len(v) > 1}
         xs = [100 * f for f in self.fractions]
-        return plot.curves(xs, means, ax, bands=bands, xlabel="pruned, %", ylabel=what).figure
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+        return mean_curves(xs, runs, deviation, ax, xlabel="pruned, %", ylabel=what).figure
 
 
 def curves(
@@ -104,19 +95,16 @@ def curves(
             f"curves: got {len(scores)} scores, {len(fractions)} fractions, {len(images)} images and "
             f"{len(labels)} labels; expected some of each, and a label for every image."
         )
-    n, known = len(images), {}
-    weights = torch.ones(1, n, dtype=torch.float64)
-    if bootstrap:
-        drawn = torch.randint(n, (bootstrap, n), generator=torch.Generator().manual_seed(seed))
-        weights = torch.stack([torch.bincount(row, minlength=n) for row in drawn]).double()
+    n = len(images)
+    weights = resampled(n, bootstrap, seed) if bootstrap else torch.ones(1, n, dtype=torch.float64)
+    known: dict[Any, Tensor] = {}
 
     def result(removed: dict[str, Tensor]) -> Tensor:
         gone = tuple((layer, *rows.tolist()) for layer, rows in removed.items())
         key = gone if any(len(rows) > 1 for rows in gone) else None  # nothing pruned: all the same
         if key not in known:
             small = prune(model, images, removed, bias=bias)
-            small = small if finetune is None else finetune(small)
-            known[key] = _evaluate(small, images, labels, weights, batch)
+            known[key] = _evaluate(small if finetune is None else finetune(small), images, labels, weights, batch)
         return known[key]
 
     jobs = [s.lowest(fraction) for s in scores.values() for fraction in fractions]
@@ -165,8 +153,3 @@ def _evaluate(model: nn.Module, images: Tensor, labels: Tensor, weights: Tensor,
         right, loss = z.argmax(1) == y, functional.cross_entropy(z, y, reduction="none")
         total += torch.stack([right.double(), loss.double()]).cpu() @ w.T
     return total / weights.sum(1)
-
-
-def _spread(v: Tensor, digits: int) -> str:
-    mean = f"{v.mean():.{digits}f}"
-    return f"{mean} ± {v.std():.{digits}f}" if len(v) > 1 else mean

@@ -1,23 +1,17 @@
-"""Where data lies: the folder that KLRP_DATA names, the cache, the network."""
+"""Where data lie: the folder that is only read, and the one that finished files are moved to."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import tempfile
-import threading
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from klrp.errors import KlrpError
 
-PROBE_SECONDS = 4.0
-STALL_SECONDS = 20.0
 
-
-def _data_folder() -> Path | None:
+def data_folder() -> Path | None:
     """``$KLRP_DATA``; None where it is unset or says ``none``."""
     given = os.environ.get("KLRP_DATA", "")
     folder = Path(given).expanduser()
@@ -31,26 +25,8 @@ def _data_folder() -> Path | None:
     return folder
 
 
-def _reachable(url: str) -> bool:
-    """Whether ``url`` answers; in a thread, since looking up a host's name knows no time limit."""
-    answers = []
-
-    def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-                answers.append(True)
-        except (OSError, http.client.HTTPException):
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return bool(answers)
-
-
 @contextmanager
-def _staging(folder: Path, hint: str) -> Iterator[Path]:
+def staging(folder: Path, hint: str) -> Iterator[Path]:
     """A folder beside the final place: moving a finished file there is then one atomic step."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +36,6 @@ def _staging(folder: Path, hint: str) -> Iterator[Path]:
         raise KlrpError.value(f"Writing to {folder} failed: {error}. {hint}.") from None
 
 
-def _check_count(caller: str, argument: str, value: int, what: str) -> None:
+def check_count(caller: str, argument: str, value: int, what: str) -> None:
     if not isinstance(value, int) or value < 1:
         raise KlrpError.value(f"{caller}: {argument} is {value!r}; give {what}, an integer >= 1.")

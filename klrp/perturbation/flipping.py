@@ -1,8 +1,8 @@
-"""Pixel flipping: how a score falls as pixels go, in the order of a map."""
+"""Flipping curves: pixels are perturbed in the order of a map, and the network is asked again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,29 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from klrp import models, plot
+from klrp import plot
 from klrp.errors import KlrpError
-from klrp.perturbation.noise import Noise, _replaced
+from klrp.experiments import Printed, bootstrap, mean_curves
+from klrp.perturbation.noise import Noise, batches, checked
 from klrp.relevance import Relevance
 from klrp.tables import Table
 
 SCORES = ("accuracy", "probability", "logit")
 
 
-class _Printed:
-    """Prints as its table."""
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Curves(_Printed):
+class Curves(Printed):
     """The score of each image while its pixels are perturbed, step by step.
 
     ``fractions`` [s + 1] of the pixels are perturbed, the ``most`` relevant first or the ``least``; both hold
@@ -78,10 +67,8 @@ class Curves(_Printed):
         """Mean curves, most relevant first beside least relevant first, with 95 % bootstrap bands."""
 
         def draw(side: Mapping[str, Tensor], ax: plot.Axes) -> plot.Axes:
-            means = {name: values.mean(0) for name, values in side.items()}
-            bands = {name: bootstrap(values) for name, values in side.items()}
             labels = dict(xlabel="fraction of pixels perturbed", ylabel=self.score)
-            return plot.curves(self.fractions, means, ax, bands=bands, **labels)
+            return mean_curves(self.fractions, side, bootstrap, ax, **labels)
 
         sides = [partial(draw, self.most), partial(draw, self.least)]
         return plot.panel(sides, ["most relevant first", "least relevant first"], width=7)
@@ -128,35 +115,23 @@ def flip(
         >>> maps = {"LRP-ε": klrp.explain(model, x, y), "ink": x}
         >>> flip(model, x, y, maps, noise="invert").plot()
     """
-    network = _checked("flip", model, images, labels, batch)
-    if score not in SCORES:
-        raise KlrpError.value(f"flip: score is {score!r}; expected one of {', '.join(SCORES)}.")
-    if not maps or not isinstance(region, int) or region < 1:
-        raise KlrpError.value(
-            f"flip: got {len(maps)} maps and region={region!r}; expected one map or more and an integer >= 1."
-        )
+    network = checked("flip", model, images, labels, batch)
+    _check(score, maps, region)
     grids = {name: _regions(name, map, images, region) for name, map in maps.items()}
     units = -(-images.shape[2] // region) * -(-images.shape[3] // region)
     counts = _counts(steps, units)
     shape = (len(images), len(counts))
     most, least = ({name: images.new_zeros(shape) for name in maps} for _ in range(2))
     ties = {name: torch.Generator().manual_seed(seed) for name in maps}
-    blocks = _batches(images, labels, noise, batch, seed)
     total = 2 * len(maps) * -(-len(images) // batch)
     with tqdm(total=total, desc="flip", leave=False, disable=not progress) as bar:
-        for rows, x, y, noisy in blocks:
+        for rows, x, y, noisy in batches(images, labels, noise, batch, seed):
             # With nothing or everything perturbed, all maps agree.
             ends = {0: _scored(network(x), y, score), units: _scored(network(noisy), y, score)}
             for name in maps:
                 ranks = _ranks(grids[name][rows], ties[name])
                 for values, order in ((most, ranks), (least, units - 1 - ranks)):
-                    pixels = _spread(order, region, x)
-                    for i, count in enumerate(counts):
-                        if count in ends:
-                            values[name][rows, i] = ends[count]
-                            continue
-                        logits = network(torch.where(pixels < count, noisy, x))
-                        values[name][rows, i] = _scored(logits, y, score)
+                    values[name][rows] = _curve(network, x, y, noisy, _spread(order, region, x), score, counts, ends)
                     bar.update()
     fractions = torch.tensor(counts, dtype=torch.float64) / units
     return Curves(fractions, most, least, score)
@@ -181,47 +156,24 @@ def scores(relevance: Relevance) -> Tensor:
     return values.sum(1)
 
 
-def bootstrap(values: Tensor, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The two ends [...] of an interval for the mean of ``values`` [n, ...] over n images.
-
-    Images are drawn n times with replacement, ``resamples`` times over; the interval holds the middle
-    ``level`` of the means (percentiles).
-
-    Example:
-        >>> low, high = bootstrap(curves.between("LRP-ε"))
-    """
-    n, values = len(values), values.double()
-    picks = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-        1, picks, torch.ones_like(picks, dtype=torch.float64)
-    )
-    means = (times.to(values.device) @ values.reshape(n, -1) / n).reshape(resamples, *values.shape[1:])
-    outside = (1 - level) / 2
-    return means.quantile(outside, dim=0), means.quantile(1 - outside, dim=0)
-
-
-def _checked(caller: str, model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> nn.Module:
-    """A frozen copy of the model in eval mode, once the arguments are checked."""
-    if images.ndim != 4:
+def _check(score: str, maps: Mapping[str, Tensor | Relevance], region: int) -> None:
+    if score not in SCORES:
+        raise KlrpError.value(f"flip: score is {score!r}; expected one of {', '.join(SCORES)}.")
+    if not maps or not isinstance(region, int) or region < 1:
         raise KlrpError.value(
-            f"{caller}: images have shape {tuple(images.shape)}; expected [n, c, h, w]. Add the axes that "
-            "are missing, x[:, None]."
+            f"flip: got {len(maps)} maps and region={region!r}; expected one map or more and an integer >= 1."
         )
-    if batch < 1:
-        raise KlrpError.value(f"{caller}: batch={batch}; expected an integer >= 1.")
-    models.check_labelled(caller, model, images, labels)
-    return models.eval_copy(model)
 
 
-def _batches(
-    images: Tensor, labels: Tensor, noise: Noise, batch: int, seed: int
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Rows, images, labels and noise of each batch; the noise does not depend on the size of the batches."""
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, len(images), batch):
-        rows = slice(start, start + batch)
-        x = images[rows].detach()
-        yield rows, x, labels[rows], _replaced(x, noise, generator)
+def _curve(
+    network: nn.Module, x: Tensor, y: Tensor, noisy: Tensor, order: Tensor, score: str, counts: list[int], ends: dict
+) -> Tensor:
+    """The scores [n, s + 1] with so many pixels perturbed, the first ones of the order; ``ends`` are known."""
+
+    def at(count: int) -> Tensor:
+        return _scored(network(torch.where(order < count, noisy, x)), y, score)
+
+    return torch.stack([ends[k] if k in ends else at(k) for k in counts], 1)
 
 
 def _regions(name: str, map: Tensor | Relevance, images: Tensor, region: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Digits: MNIST, or the embedded ones."""
+"""Handwritten digits: MNIST, or those that scikit-learn carries."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import hashlib
 import http.client
 import os
 import socket
+import threading
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from klrp.data.places import STALL_SECONDS, _data_folder, _reachable, _staging
+from klrp.data.folders import data_folder, staging
 from klrp.errors import KlrpError
 
+PROBE_SECONDS, STALL_SECONDS = 4.0, 20.0
+HINT = "Set KLRP_CACHE to a folder that can be written"
 # The unpacked files of MNIST in bytes: what has another size was cut off, and is unpacked again.
 MNIST_BYTES = {
     "train-images-idx3-ubyte": 47_040_016,
@@ -63,40 +67,53 @@ def _mnist_root(download: bool) -> tuple[Path | None, str]:
     if os.environ.get("KLRP_DATA") == "none":
         return None, "KLRP_DATA=none"
     from torchvision.datasets import MNIST
-    from torchvision.datasets.utils import extract_archive
 
     cache = Path(os.environ.get("KLRP_CACHE") or "~/.cache/klrp").expanduser()
-    raw, hint = cache / "MNIST" / "raw", "Set KLRP_CACHE to a folder that can be written"
-    sizes = {p.name: p.stat().st_size for p in raw.glob("*-ubyte")}
-    folder = _data_folder()
+    raw = cache / "MNIST" / "raw"
+    whole = {p.name: p.stat().st_size for p in raw.glob("*-ubyte")} == MNIST_BYTES
+    folder = data_folder()
     if folder and (folder / "MNIST" / "raw").is_dir():
-        packed = [(folder / "MNIST" / "raw" / name, md5) for name, md5 in MNIST.resources]
-        for path, md5 in packed:
-            _check_packed(path, md5)
-        if sizes != MNIST_BYTES:
-            with _staging(cache, hint) as temp:
-                for path, _ in packed:
-                    extract_archive(path, temp)
-                _publish(temp, raw)
+        _unpack([(folder / "MNIST" / "raw" / name, md5) for name, md5 in MNIST.resources], cache, whole)
         return cache, "KLRP_DATA"
-    if sizes == MNIST_BYTES:
+    if whole:
         return cache, "cache"
     if not download:
         return None, "MNIST is not in the cache, and download=False"
     if not _reachable(MNIST.mirrors[0] + MNIST.resources[0][0]):
         return None, "MNIST is not in the cache, and the network cannot be reached"
+    failure = _download(cache)
+    return (None, f"MNIST's download failed with {failure}") if failure else (cache, "downloaded to the cache")
+
+
+def _unpack(packed: list[tuple[Path, str]], cache: Path, whole: bool) -> None:
+    """Check the packed files, and unpack them into the cache unless it is whole."""
+    from torchvision.datasets.utils import extract_archive
+
+    for path, md5 in packed:
+        _check_packed(path, md5)
+    if not whole:
+        with staging(cache, HINT) as temp:
+            for path, _ in packed:
+                extract_archive(path, temp)
+            _publish(temp, cache)
+
+
+def _download(cache: Path) -> str:
+    """Download MNIST to the cache; the name of the error where that fails."""
+    from torchvision.datasets import MNIST
+
     before = socket.getdefaulttimeout()
-    with _staging(cache, hint) as temp:
+    with staging(cache, HINT) as temp:
         try:
             # torchvision sets no time limit: a connection that stalls would hang for ever.
             socket.setdefaulttimeout(STALL_SECONDS)
             MNIST(temp, download=True)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            return None, f"MNIST's download failed with {type(error).__name__}"
+            return type(error).__name__
         finally:
             socket.setdefaulttimeout(before)
-        _publish(temp / "MNIST" / "raw", raw)
-    return cache, "downloaded to the cache"
+        _publish(temp / "MNIST" / "raw", cache)
+    return ""
 
 
 def _check_packed(path: Path, md5: str) -> None:
@@ -131,7 +148,26 @@ def _embedded_digits() -> Digits:
     return Digits(train, train_labels.long(), test, test_labels.long(), "sklearn-digits")
 
 
-def _publish(source: Path, target: Path) -> None:
+def _reachable(url: str) -> bool:
+    """Whether ``url`` answers; in a thread, since looking up a host's name knows no time limit."""
+    answers = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
+                answers.append(True)
+        except (OSError, http.client.HTTPException):
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answers)
+
+
+def _publish(source: Path, cache: Path) -> None:
+    target = cache / "MNIST" / "raw"
     target.mkdir(parents=True, exist_ok=True)
     for name in MNIST_BYTES:
         os.replace(source / name, target / name)

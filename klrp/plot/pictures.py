@@ -1,4 +1,4 @@
-"""Figures of several axes, lines, and pictures that carry their alternative text."""
+"""Rendered pictures with their alternative text, and maps side by side."""
 
 from __future__ import annotations
 
@@ -7,72 +7,21 @@ import html
 import io
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.plot.maps import _as_map, _bar, _caption, _limit, boolean, count, heatmap, image
-
-
-def curves(
-    xs: Any,
-    ys: Mapping[str, Any],
-    ax: Axes | None = None,
-    *,
-    bands: Mapping[str, tuple[Any, Any]] | None = None,
-    xlabel: str | None = None,
-    ylabel: str | None = None,
-    title: str | None = None,
-    alt: str | None = None,
-    legend: bool = True,
-) -> Axes:
-    """Lines over ``xs`` [s], one for each label of ``ys``, with a shaded band where there is one.
-
-    ``ys[label]`` is [s], or [r, s] for r repetitions: their mean is drawn, and the band reaches from the
-    smallest to the largest. ``bands[label]`` is a pair (low, high) of [s], used instead.
-
-    Raises:
-        KlrpError: no lines, or one that is not as long as ``xs``.
-
-    Example:
-        >>> ax = curves(range(5), {"three seeds": torch.rand(3, 5)}, xlabel="step")
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    xs, bands = torch.as_tensor(xs).double(), dict(bands or {})
-    if not ys:
-        raise KlrpError.value("ys: got no lines; expected {label: numbers}, at least one.")
-    for number, (label, values) in enumerate(ys.items()):
-        values = torch.as_tensor(values).detach().cpu().double()
-        if values.ndim not in (1, 2) or values.shape[-1:] != xs.shape or not len(values):
-            raise KlrpError.value(
-                f"ys: {label!r} has shape {tuple(values.shape)}; expected [s] or [r, s] with s = {len(xs)}, "
-                "the number of xs."
-            )
-        if values.ndim == 2:
-            bands.setdefault(label, (values.amin(0), values.amax(0)))
-            values = values.mean(0)
-        # Ten colours, then again with dashes.
-        style = dict(color=f"C{number % 10}", linestyle="-" if number < 10 else "--", linewidth=1.4)
-        ax.plot(xs.numpy(), values.numpy(), label=label, **style)
-        if label in bands:
-            low, high = (torch.as_tensor(end).detach().cpu().double() for end in bands[label])
-            ax.fill_between(xs.numpy(), low, high, color=style["color"], alpha=0.18, linewidth=0)
-    ax.set(xlabel=xlabel or "", ylabel=ylabel or "")
-    ax.tick_params(labelsize=8)
-    ax.grid(color="#e0e0e0", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    if legend and len(ys) > 1:
-        ax.legend(fontsize=8, frameon=False)
-    _caption(ax, title, alt)
-    return ax
+from klrp.plot.maps import boolean, caption, count, heatmap, image, scale_beside
+from klrp.plot.values import as_map, limit_of
 
 
 def panel(
@@ -114,39 +63,49 @@ def panel(
             "the same number of each, at least one. Give every map one title."
         )
     items = [partial(image, m) if hasattr(m, "image") else m for m in maps]
-    items = [m if callable(m) else _as_map(m, channels, index) for m in items]
+    items = [m if callable(m) else as_map(m, channels, index) for m in items]
     tensors = [m for m in items if torch.is_tensor(m)]
-    shared = max((_limit(m) for m in tensors if m.dtype != torch.bool), default=None)
+    shared = max((limit_of(m) for m in tensors if m.dtype != torch.bool), default=None)
     each = dict(limit=shared if share_scale else None, colorbar=colorbar and not share_scale)
-
-    columns = min(len(items), max(columns or 5, 1))
-    rows = math.ceil(len(items) / columns)
-    tall = max((m.shape[0] / m.shape[1] for m in tensors), default=1.0)
-    side = 2.1  # inches of one map
-    beside = 0.5 if each["colorbar"] else 0.0
-    if width is not None:
-        side = max(width / columns - beside, 0.3)
-    size = (columns * (side + beside), rows * (side * min(tall, 3.0) + 0.2))
-    figure = _SelfShowing(size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    scaled = []
-    for ax, item, title, alt in zip(axes, items, titles, alts, strict=False):
-        if callable(item):
-            item(ax)
-            _caption(ax, title, alt)
-        elif item.dtype == torch.bool:
-            boolean(item, ax, title=title, alt=alt)
-        else:
-            draw = partial(count, log=True) if log and (item >= 0).all() else heatmap
-            scaled.append(draw(item, ax, title=title, alt=alt, **each))
-    for ax in axes[len(items) :]:
-        ax.set_axis_off()
+    figure, axes = _empty(len(items), columns, tensors, width, 0.5 if each["colorbar"] else 0.0)
+    drawn = zip(axes, items, titles, alts, strict=False)
+    scaled = [ax for ax, *item in drawn if _fill(ax, *item, log, each)]
     if colorbar and share_scale and scaled:
-        _bar(scaled[0], axes)
+        scale_beside(scaled[0], axes)
     if suptitle:
         figure.suptitle(suptitle, fontsize=11)
     figure.set_label("; ".join(filter(None, [suptitle, *alts])))
     return figure
+
+
+def _empty(
+    n: int, columns: int | None, maps: list[Tensor], width: float | None, beside: float
+) -> tuple[Figure, np.ndarray]:
+    """A figure with axes for n maps, ``beside`` inches between them; without ``width`` a map has 2.1 inches."""
+    columns = min(n, max(columns or 5, 1))
+    rows = math.ceil(n / columns)
+    tall = max((m.shape[0] / m.shape[1] for m in maps), default=1.0)
+    side = 2.1 if width is None else max(width / columns - beside, 0.3)
+    size = (columns * (side + beside), rows * (side * min(tall, 3.0) + 0.2))
+    figure = _SelfShowing(size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[n:]:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def _fill(ax: Axes, item: Any, title: str, alt: str, log: bool, each: dict) -> bool:
+    """Draw one map; whether it has a scale."""
+    if callable(item):
+        item(ax)
+        caption(ax, title, alt)
+    elif item.dtype == torch.bool:
+        boolean(item, ax, title=title, alt=alt)
+    else:
+        draw = partial(count, log=True) if log and (item >= 0).all() else heatmap
+        draw(item, ax, title=title, alt=alt, **each)
+        return True
+    return False
 
 
 @dataclass(frozen=True)
