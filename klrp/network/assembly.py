@@ -243,7 +243,7 @@ def _arguments(call: Call) -> tuple[tuple, dict[str, Any]]:
     for keyword, position in (("input", 0), ("tensors", 0), ("other", 1)):  # torch's names of the operands
         if keyword in kwargs and len(args) == position:
             args = (*args, kwargs.pop(keyword))
-    if call.name in ("mean", "sum") and len(args) > 2 and isinstance(args[1], int) and isinstance(args[2], int):
+    if call.name in ("mean", "sum") and len(args) > 2 and isinstance(args[1], int) and type(args[2]) is int:
         args = (args[0], args[1:])
     if call.module is not None and issubclass(_registered(call.module).kind, nn.Linear | nn.modules.conv._ConvNd):
         kwargs["module"] = call.module

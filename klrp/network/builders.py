@@ -145,6 +145,8 @@ def mul(a, b) -> Built:
 def div(a, b, *, rounding_mode=None) -> Built:
     if isinstance(b, Traced) or rounding_mode is not None:
         raise KlrpError.value("it divides by a value that depends on the input, and no rule shares that")
+    if isinstance(b, Tensor) and a.dtype.is_floating_point:
+        b = b.to(a.dtype)  # 1 / b of whole numbers or of lower precision would be rounded
     return _sum([(a, 1 / b)])
 
 

@@ -7,10 +7,11 @@ value stays what it was. A value is kept unless it is cheap to compute again, as
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from klrp.network.builders import Traced
 from klrp.network.calls import INPUT, Call, Frame, Key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
 from klrp.network.refusals import cannot_run
-from klrp.network.shadow import shadow_of
+from klrp.network.shadow import shadow_of, tensors_in
 from klrp.network.vocabulary import name_of
 
 # Python values made from a tensor's numbers: a branch on them cannot be one graph for all inputs.
@@ -50,10 +51,10 @@ def capture(model: nn.Module, x: Tensor) -> Capture:
     """Run ``model`` on ``x`` and record its calls; what it writes to is copied before."""
     for share in (True, False):
         try:
-            recorder = _Recorder(*shadow_of(model, share), x.clone(), share)
+            recorder = _Recorder(*shadow_of(model, share), x.clone(), model)
             captured = recorder.run()
             if recorder.unknown:
-                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), _changed_input(x), share))
+                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), _changed_input(x), model))
             return captured
         except _Writes as written:
             where = str(written)
@@ -71,7 +72,7 @@ def _check_constant(unknown: list[tuple[Tensor, str]], other: _Recorder) -> None
     other.run()
     same = len(unknown) == len(other.unknown)
     for (tensor, where), (again, _) in zip(unknown, other.unknown, strict=False):
-        same = same and tensor.shape == again.shape and torch.equal(tensor, again)
+        same = same and _equal(tensor, again)
         if not same:
             raise KlrpError.value(
                 f"model: at {where} a value comes in that depends on the input and was made by code that klrp cannot "
@@ -80,12 +81,42 @@ def _check_constant(unknown: list[tuple[Tensor, str]], other: _Recorder) -> None
             )
 
 
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
+def _marked(input: Any) -> Any:
+    """What an Identity does: a tensor leaves a mark, and anything else goes through."""
+    return torch.positive(input) if isinstance(input, Tensor) and input.dtype != torch.bool else input
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    try:
+        return a.shape == b.shape and torch.equal(a, b)
+    except RuntimeError:  # what vmap makes cannot be compared
+        return False
+
+
+class _Entered:
+    """The forward of a module of the shadow, recorded; a copy that the network makes of the module has its own."""
+
+    def __init__(self, run: Callable, module: nn.Module):
+        self.run, self.module = run, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable:
+        module = copy.deepcopy(self.module, memo)
+        return MethodType(type(module).forward, module)
+
+
 class _Writes(Exception):
     """The network is about to write to the user's memory."""
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, shadow: nn.Module, held: list[Tensor], x: Tensor, share: bool):
+    def __init__(self, shadow: nn.Module, held: list[Tensor], x: Tensor, model: nn.Module):
         super().__init__()
         self.shadow, self.x = shadow, x
         self.calls: list[Call] = []
@@ -99,11 +130,15 @@ class _Recorder(TorchFunctionMode):
         self.spoilt: list[tuple[int, Key, str]] = []
         self.unknown: list[tuple[Tensor, str]] = []
         self.frozen = False
-        self.protected: set[int] = set()
+        # What shared memory with a tensor that was written to in place: it is not what it would be in the network.
+        self.stale: dict[int, tuple[weakref.ref, str]] = {}
+        # Constants as they were when they were read, and kept values, by their memory: copied before it is written to.
+        self.kept: dict[int, list[weakref.ref]] = {}
+        users = list(tensors_in(model))
+        self.users = {id(tensor) for tensor in users}
+        self.protected = {_memory(tensor) for tensor in users} - {0}
         for tensor in held:
             self._see(tensor, None)
-        if share:
-            self.protected = {p.untyped_storage().data_ptr() for p in shadow.parameters()}
         self._see(x, Traced(*INPUT, x.shape, x.dtype, x.device))
 
     def run(self) -> Capture:
@@ -125,8 +160,8 @@ class _Recorder(TorchFunctionMode):
             whole = next((registered[kind] for kind in type(module).__mro__ if kind in registered), None)
             run = self._whole if whole is not None else self._entered
             # An Identity calls nothing, and is a step all the same: it marks a place whose map one wants.
-            forward = torch.positive if type(module) is nn.Identity else module.forward
-            vars(module)["forward"] = run(path, module, forward)
+            forward = _marked if type(module) is nn.Identity else module.forward
+            vars(module)["forward"] = _Entered(run(path, module, forward), module)
 
     def _entered(self, path: str, module: nn.Module, forward: Callable) -> Callable:
         kind = type(module)
@@ -161,6 +196,8 @@ class _Recorder(TorchFunctionMode):
             return self._constant(func, name, args, kwargs)
         if name in _SHAPES:
             return func(*args, **kwargs)
+        # A graph is replayed without the autocast of the forward.
+        self.frozen = self.frozen or torch.is_autocast_enabled(self.x.device.type)
         plain = getattr(func, "__name__", "")
         if plain in _VALUES:
             raise KlrpError.value(
@@ -169,13 +206,18 @@ class _Recorder(TorchFunctionMode):
                 f"klrp.register(TheModule, like=torch.nn.ReLU)."
             )
         self.frozen = self.frozen or name in ("detach", "data")
-        if name in vocabulary.CONSTANTS and plain != "__set__":
+        if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args)):
+            self._check_stale(args, kwargs)
             return self._known(func(*args, **kwargs))
         if name in vocabulary.TAKEN_APART:
             with self:
                 return vocabulary.TAKEN_APART[name](*args, **kwargs)
         if name == "embedding" and (written(func, name, args, kwargs) is not None):
             self._protect(written(func, name, args, kwargs))
+        if name == "batch_norm" and kwargs.get("training", args[5] if len(args) > 5 else False):
+            for statistic in args[1:3]:
+                if statistic is not None:
+                    self._protect(statistic)
         pure, args, kwargs, changed = made_pure(func, name, args, kwargs)
         if pure is None:
             raise KlrpError.value(
@@ -200,30 +242,45 @@ class _Recorder(TorchFunctionMode):
     def _constant(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
         """A call that meets nothing that depends on the input; what it may not write to is protected."""
         target = written(func, name, args, kwargs)
+        if name not in _SHAPES:
+            self._check_stale(args, kwargs)
         if target is not None:
             self._protect(target)
-            memory = target.untyped_storage().data_ptr()
-            self._keep_constants(memory)
-            if any(t.untyped_storage().data_ptr() == memory for t, traced in self._alive() if traced is not None):
+            memory = _memory(target)
+            if any(_memory(t) == memory for t, traced in self._alive() if traced is not None):
                 raise KlrpError.value(
                     f"model: {name} works in place on memory that a value of the network shares, at {line_of_user()}. "
                     f"Write it without changing its argument: y = f(x) in place of f_(x)."
                 )
+            self._copy_kept(memory)
         return self._known(func(*args, **kwargs))
 
-    def _keep_constants(self, memory: int) -> None:
-        """A constant that calls have read is about to change: they keep what they read."""
-
-        def kept(leaf: Any) -> Any:
-            reads = isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() == memory
-            return leaf.clone() if reads else leaf
-
-        for number, call in enumerate(self.calls):
-            self.calls[number] = replace(call, args=mapped(kept, call.args), kwargs=mapped(kept, call.kwargs))
-
     def _protect(self, target: Tensor) -> None:
-        if target.untyped_storage().data_ptr() in self.protected:
+        if _memory(target) in self.protected:
             raise _Writes(line_of_user())
+
+    def _only_lent(self, name: str, args: tuple) -> bool:
+        """Whether a constant takes but its shape or its type from a value that depends on the input."""
+        return name in vocabulary.LENDS_SHAPE and isinstance(args[0], Tensor) and self._traced(args[0]) is None
+
+    def _check_stale(self, args: tuple, kwargs: dict) -> None:
+        for leaf in leaves((args, kwargs)):
+            reference, message = self.stale.get(id(leaf), (None, ""))
+            if reference is not None and reference() is leaf:
+                raise KlrpError.value(
+                    f"model: {message}. Write it without changing its argument: y = f(x) in place of f_(x)."
+                )
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """The tensor as it is now, over the same memory until that is written to."""
+        plain = tensor.detach()
+        self.kept.setdefault(_memory(plain), []).append(weakref.ref(plain))
+        return plain
+
+    def _copy_kept(self, memory: int) -> None:
+        for reference in self.kept.pop(memory, ()):
+            if (tensor := reference()) is not None:
+                tensor.data = tensor.clone()
 
     def _record(
         self, name: str, pure: Callable, args: tuple, kwargs: dict, module: nn.Module | None = None,
@@ -245,7 +302,7 @@ class _Recorder(TorchFunctionMode):
         if name == "batch_norm":
             self._may_fold(args[0] if args else kwargs["input"])
         if not recomputable(call):
-            self.values.update({traced.key: tensors[traced.item].detach() for traced in outputs})
+            self.values.update({traced.key: self._keep(tensors[traced.item]) for traced in outputs})
         if changed is not None:
             out = self._changed(changed, out, number)
             tensors = (out,)
@@ -259,18 +316,25 @@ class _Recorder(TorchFunctionMode):
                 return slice(*(put(end) for end in (leaf.start, leaf.stop, leaf.step)))
             if not isinstance(leaf, Tensor):
                 return leaf
-            return self._traced(leaf) or leaf.detach()
+            traced = self._traced(leaf)
+            if traced is None:
+                self._check_stale((leaf,), {})
+            return traced or self._keep(leaf)
 
         return mapped(put, tree)
 
     def _changed(self, target: Tensor, out: Tensor, number: int) -> Tensor:
         """After an in-place operation: the target holds the result, and what shared its memory is spoilt."""
         if out is not target:
-            memory = target.untyped_storage().data_ptr()
+            if id(target) in self.users:
+                raise _Writes(line_of_user())
+            memory = _memory(target)
             message = f"{self.calls[-1].name} works in place on a view of a tensor that is read again later, at {line_of_user()}"
             for other, traced in self._alive():
-                if traced is not None and other is not target and other.untyped_storage().data_ptr() == memory:
-                    self.spoilt.append((number, traced.key, message))
+                if other is not target and _memory(other) == memory:
+                    self.stale[id(other)] = weakref.ref(other), message
+                    if traced is not None:
+                        self.spoilt.append((number, traced.key, message))
             target.data = out  # the recorded values have the old memory
         return target
 

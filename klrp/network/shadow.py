@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -44,6 +45,8 @@ def shadow_of(model: nn.Module, share: bool) -> tuple[nn.Module, list[Tensor]]:
                 raise KlrpError.type(f"model: {type(module).__name__} {why}.")
         if type(module).__module__.startswith("torch.ao.nn.") and "quant" in type(module).__module__:
             raise KlrpError.type(f"model: {type(module).__name__} is quantised; give the network in floats.")
+    if any(nn.parameter.is_lazy(x) for x in tensors_in(model)):
+        raise KlrpError.value("model: it has lazy modules that were never run; run it once: model(inputs).")
     for module in modules:
         inner = _inner(module)
         memo[id(module)] = object.__new__(type(module)) if inner is module else None
@@ -56,25 +59,34 @@ def shadow_of(model: nn.Module, share: bool) -> tuple[nn.Module, list[Tensor]]:
     return memo[id(model)], [x for x in memo.values() if isinstance(x, Tensor)]
 
 
+def tensors_in(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a network, those of modules in plain lists too."""
+    for module in _reachable(model):
+        for tensors in (module._parameters, module._buffers):
+            yield from (x for x in tensors.values() if x is not None)
+
+
 def _reachable(model: nn.Module) -> Iterator[nn.Module]:
     """Every module once, those in plain lists and dictionaries too."""
-    seen, waiting = set(), [model]
+    seen, containers, waiting = set(), set(), [model]
     while waiting:
         module = waiting.pop()
         if id(module) in seen:
             continue
         seen.add(id(module))
         yield module
-        waiting.extend(_modules_in([*vars(module).values()]))
+        for value in vars(module).values():
+            waiting.extend(_modules_in(value, containers))
 
 
-def _modules_in(value: Any) -> Iterator[nn.Module]:
+def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
-    elif isinstance(value, list | tuple | dict):
+    elif isinstance(value, list | tuple | dict) and id(value) not in seen:
+        seen.add(id(value))
         for item in value.values() if isinstance(value, dict) else value:
             if not isinstance(item, (*_PLAIN, Tensor)):
-                yield from _modules_in(item)
+                yield from _modules_in(item, seen)
 
 
 def _fill(state: dict[str, Any], module: nn.Module, memo: dict[int, Any], share: bool) -> None:
@@ -88,9 +100,22 @@ def _fill(state: dict[str, Any], module: nn.Module, memo: dict[int, Any], share:
         elif name == "_compiled_call_impl" or name in _HOOKS_OF_GRADIENTS:
             state[name] = None if name == "_compiled_call_impl" else type(value)()
         elif name.endswith("hooks") or "_hooks_" in name:
-            state[name] = type(value)(value) if isinstance(value, dict) else value
+            items = value.items() if isinstance(value, dict) else ()
+            state[name] = (
+                type(value)((key, _hook(hook, memo)) for key, hook in items) if isinstance(value, dict) else value
+            )
         else:
             state[name] = _copied(value, memo, share)
+
+
+def _hook(hook: Any, memo: dict[int, Any]) -> Any:
+    """A hook that is a method of a module, of that module's copy."""
+    if isinstance(hook, MethodType):
+        return MethodType(hook.__func__, memo.get(id(hook.__self__), hook.__self__))
+    if type(hook) is partial:
+        args = [_hook(memo.get(id(arg), arg), memo) for arg in hook.args]
+        return partial(_hook(hook.func, memo), *args, **{k: memo.get(id(v), v) for k, v in hook.keywords.items()})
+    return hook
 
 
 def _parameter(p: Tensor | None, memo: dict[int, Any], share: bool) -> Tensor | None:
@@ -118,10 +143,20 @@ def _copied(value: Any, memo: dict[int, Any], share: bool) -> Any:
         return _tensor(value, memo)
     if isinstance(value, MethodType):
         return MethodType(value.__func__, memo.get(id(value.__self__), value.__self__))
-    if type(value) in (list, tuple, set):
-        return type(value)([_copied(item, memo, share) for item in value])
-    if type(value) is dict:
-        return {key: _copied(item, memo, share) for key, item in value.items()}
+    if type(value) in (list, set, dict):  # several modules may share one, and it may hold itself
+        held = memo[id(value)] = type(value)()
+        if isinstance(value, list):
+            held.extend(_copied(item, memo, share) for item in value)
+        else:
+            items = value.items() if isinstance(value, dict) else value
+            held.update(
+                [(k, _copied(v, memo, share)) for k, v in items]
+                if isinstance(value, dict)
+                else [_copied(v, memo, share) for v in items]
+            )
+        return held
+    if type(value) is tuple:
+        return tuple([_copied(item, memo, share) for item in value])
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # a lock, a file, a generator: whatever deepcopy raises

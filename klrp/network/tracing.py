@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from klrp.errors import KlrpError
 from klrp.network.assembly import Assembly
@@ -50,20 +52,34 @@ def check_inputs(inputs: Any) -> None:
 
 
 class State:
-    """The modules, parameters and buffers of a model at one moment: the tensors, how often they were written to, and some of
-    their numbers, since a write through ``.data`` is counted nowhere."""
+    """A model at one moment: its modules with what they hold, how often tensors were written to, and some numbers of its
+    parameters and buffers, since a write through ``.data`` is counted nowhere."""
 
     def __init__(self, model: Any):
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         held = (t for m in modules for kept in (m._parameters, m._buffers) for t in kept.values() if t is not None)
-        tensors = [t.detach() for t in held if t.layout is torch.strided]
-        self.modules = [(id(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
-        self.tensors = [(t.data_ptr(), 0 if t.is_inference() else t._version, t.shape, t.dtype) for t in tensors]
+        tensors = (t.detach() for t in held if t.layout is torch.strided and not is_lazy(t))
+        self.held = tuple((id(module), type(module), *_held(module)) for module in modules)
         self.numbers = [t.contiguous().view(-1)[:NUMBERS].clone() for t in tensors]
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, State) or (self.modules, self.tensors) != (other.modules, other.tensors):
+        if not isinstance(other, State) or self.held != other.held:
             return False
         return all(torch.equal(x, y) for x, y in zip(self.numbers, other.numbers, strict=True))
 
     __hash__ = object.__hash__
+
+
+def _held(module: nn.Module) -> Iterator[Any]:
+    for value in vars(module).values():
+        # Of what it holds in a dictionary, parameters, buffers and hooks are the most of it.
+        for held in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(held, Tensor) and not is_lazy(held):
+                yield id(held), 0 if held.is_inference() else held._version, held.data_ptr()
+            else:
+                yield _told(held)
+                yield from map(_told, held if isinstance(held, list) else ())
+
+
+def _told(held: Any) -> Any:
+    return held if isinstance(held, int | float | str) else id(held)

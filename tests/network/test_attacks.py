@@ -1,0 +1,194 @@
+"""Networks that were once explained wrongly without a word: each row is explained as what it computes, or refused."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from networks import close, gradient_times_input, graph, randomise, snapshot
+from torch import nn
+
+import klrp
+from klrp import rules
+
+X = torch.randn(2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+FC = nn.Linear(6, 4)
+
+
+def lrp0(model, x=X):
+    return klrp.explain(model, x, rule=rules.lrp0(), start="logit")
+
+
+def assert_law(model, like=None):
+    before, relevance = snapshot(model), lrp0(model)
+    like = model if like is None else like
+    close(relevance.logits, like(X).detach())
+    close(relevance.input, gradient_times_input(like, X, relevance.target))
+    assert snapshot(model) == before
+
+
+def _constant(n, x):
+    c = torch.ones(6, dtype=x.dtype)
+    y = x * c
+    c.mul_(2)
+    return n.fc(y * c)
+
+
+def _copied(n, x):
+    fc = copy.deepcopy(n.fc)
+    fc.weight.data.mul_(2)
+    return fc(x)
+
+
+# fmt: off
+LAWFUL = {
+    "a constant is written to after it was read": (_constant, lambda n, x: n.fc(x * 2)),
+    "a module is copied and changed": (_copied, lambda n, x: nn.functional.linear(x, n.fc.weight * 2, n.fc.bias)),
+    "keepdim by position": (lambda n, x: n.fc(x - x.mean(1, True)), None),
+    "keepdim by position, of a sum": (lambda n, x: n.fc(x.reshape(-1, 2, 3).sum(1, True).repeat(1, 2, 1).flatten(1)), None),
+    "a divisor of whole numbers": (lambda n, x: n.fc(x / torch.tensor(3)), None),
+    "a constant in the type of a value": (lambda n, x: n.fc(x - torch.full((6,), 0.1).type_as(x)), None),
+    "a constant in the place of a value": (lambda n, x: n.fc(x - torch.full((6,), 0.1).to(x)), None),
+    "a constant in the shape of a value": (lambda n, x: n.fc(x - torch.arange(6.0 * len(x)).view_as(x)), None),
+    "a value in the type of another": (lambda n, x: n.fc((x * 2).to(x)), None),
+    "an Identity that takes a tuple": (lambda n, x: n.fc(n.i((x, x * 2))[1]), None),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("case", LAWFUL)
+def test_it_is_explained_as_what_it_computes(case):
+    forward, like = LAWFUL[case]
+    modules = dict(fc=FC, i=nn.Identity())
+    assert_law(graph(forward, **modules), like and graph(like, **modules))
+
+
+def _canvas(n, x):
+    canvas = torch.zeros(len(x), 6, dtype=x.dtype)
+    canvas[:, :3].add_(x[:, :3])
+    return n.fc(canvas + x)
+
+
+def _detached(n, x):
+    y = x * 2
+    view = y.view(-1)
+    y.relu_()
+    return n.fc(y + view.detach().view_as(x))
+
+
+@pytest.mark.parametrize("forward", [_canvas, _detached])
+def test_what_an_in_place_operation_changes_behind_a_view_is_refused(forward):
+    with pytest.raises(klrp.KlrpError, match="in place"):
+        lrp0(graph(forward, fc=FC))
+
+
+class Skip(nn.Module):
+    """Writes to, or reads from, a container that it shares with another module."""
+
+    def __init__(self, shared, writes):
+        super().__init__()
+        self.fc, self.shared, self.writes = nn.Linear(6, 6), shared, writes
+
+    def forward(self, x):
+        if self.writes:
+            self.shared[0 if isinstance(self.shared, list) else "x"] = x
+            return self.fc(x)
+        return self.fc(x) + next(iter(self.shared.values() if isinstance(self.shared, dict) else self.shared))
+
+
+@pytest.mark.parametrize("shared", [[None], {}])
+def test_modules_that_share_a_container_do_so_when_explained(shared):
+    model = randomise(nn.Sequential(Skip(shared, True), Skip(shared, False)).double())
+    before = copy.copy(shared)
+    relevance = lrp0(model)
+    assert shared == before
+    close(relevance.input, gradient_times_input(model, X, relevance.target))
+
+
+class Hooked(nn.Module):
+    def __init__(self, partial):
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+        self.fc.register_forward_hook(functools.partial(self.save) if partial else self.save)
+
+    def save(self, module, inputs, output):
+        self.saved = output
+
+    def forward(self, x):
+        return self.fc(x) + self.saved.relu()
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_hook_that_is_a_method_is_that_of_the_copy(partial):
+    model = Hooked(partial).double()
+    before, relevance = snapshot(model), lrp0(model)
+    assert snapshot(model) == before and not hasattr(model, "saved")
+    close(relevance.logits, model(X).detach())
+
+
+class Closure(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.function = lambda x: self.norm(x)
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_a_closure_over_a_network_in_training_mode_does_not_change_it():
+    model = Closure().double().train()
+    before = snapshot(model)
+    with pytest.raises(klrp.KlrpError):
+        lrp0(model)
+    assert snapshot(model) == before
+
+
+def _holds_itself():
+    model = nn.Linear(6, 4).double()
+    model.held = [model]
+    model.held.append(model.held)
+    return model
+
+
+def test_a_list_may_hold_itself():
+    assert_law(_holds_itself())
+
+
+@pytest.mark.parametrize("model", [nn.LazyLinear(4), graph(lambda n, x: torch.vmap(lambda r: r * 2)(n.fc(x)), fc=FC)])
+def test_it_is_refused_by_klrp(model):
+    with pytest.raises(klrp.KlrpError):
+        klrp.explain(model, X)
+
+
+class Settings(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.act, self.scale, self.list = nn.Linear(6, 4), nn.LeakyReLU(0.1), torch.ones(6).double(), [1.0]
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.list[0] == 3):
+            return self.act(self.fc(x * self.scale * self.list[0]))
+
+
+CHANGES = {
+    "nothing": lambda m: None,
+    "a module": lambda m: setattr(m, "act", nn.LeakyReLU(0.9)),
+    "a setting": lambda m: setattr(m.act, "negative_slope", 0.9),
+    "a tensor": lambda m: m.scale.mul_(3),
+    "an item": lambda m: m.list.__setitem__(0, -2.0),
+    "a hook": lambda m: m.act.register_forward_hook(lambda module, inputs, output: output * 3 + 1),
+    "the memory of a weight": lambda m: setattr(m.fc.weight, "data", torch.ones(4, 6).double()),
+    "autocast": lambda m: m.list.__setitem__(0, 3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_explain_many_sees_a_change_between_batches(change):
+    model = Settings().double()
+    found = klrp.explain_many(model, [X, X, X * 2], rule=rules.lrp0(), start="logit")
+    next(found)
+    CHANGES[change](model)
+    for x, relevance in zip([X, X * 2], found, strict=True):
+        close(relevance.logits, lrp0(model, x).logits)
+        close(relevance.input, lrp0(model, x).input)
