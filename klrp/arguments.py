@@ -166,7 +166,7 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
         if tuple(start.shape) != shape:
             raise KlrpError.value(f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape].")
         return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
-    if start not in ("one", "logit"):
+    if not isinstance(start, str) or start not in ("one", "logit"):
         raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
     if start == "logit" and not semiring.linear:
         raise KlrpError.value(
@@ -189,7 +189,7 @@ def _names(keep: Any, steps: Iterable[Step]) -> set[str]:
         raise KlrpError.type(f'keep: got {keep!r}; expected "all", "input" or names of steps.')
     if isinstance(keep, str):
         keep = [keep]
-    wanted = {aliases.get(name, name) for name in keep}
+    wanted = {aliases.get(name, name) if isinstance(name, str) else repr(name) for name in keep}
     if unknown := sorted(map(str, wanted - names)):
         raise KlrpError.value(
             f"keep: there is no step {', '.join(unknown)}. The steps are: {', '.join(sorted(names | set(aliases)))}."

@@ -113,7 +113,7 @@ def explain_many(
     settings["semiring"] = find_semiring(settings.get("semiring", REAL))
     kept = Kept()
     for number, batch in enumerate(loader):
-        inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
+        inputs, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
         chosen = target
         if isinstance(target, str):
             if target != "labels" or not rest:

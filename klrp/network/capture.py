@@ -205,7 +205,7 @@ class _Recorder(TorchFunctionMode):
                 f"Move it out of forward(), or register the module that holds it: "
                 f"klrp.register(TheModule, like=torch.nn.ReLU)."
             )
-        self.frozen = self.frozen or name in ("detach", "data")
+        self.frozen = self.frozen or name in ("detach", "data", "new_tensor")
         if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args)):
             self._check_stale(args, kwargs)
             return self._known(func(*args, **kwargs))

@@ -192,3 +192,14 @@ def test_explain_many_sees_a_change_between_batches(change):
     for x, relevance in zip([X, X * 2], found, strict=True):
         close(relevance.logits, lrp0(model, x).logits)
         close(relevance.input, lrp0(model, x).input)
+
+
+@pytest.mark.parametrize("settings", [dict(start=torch.zeros(3).numpy()), dict(keep=[["a"]])])
+def test_an_argument_that_cannot_be_compared_is_refused_by_klrp(settings):
+    with pytest.raises(klrp.KlrpError, match=next(iter(settings))):
+        klrp.explain(graph(lambda n, x: n.fc(x), fc=FC), X, **settings)
+
+
+def test_an_empty_batch_of_a_loader_is_refused_by_klrp():
+    with pytest.raises(klrp.KlrpError, match="inputs"):
+        list(klrp.explain_many(graph(lambda n, x: n.fc(x), fc=FC), [[]]))
