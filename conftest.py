@@ -11,3 +11,16 @@ def pytest_generate_tests(metafunc):
         import torch  # not at the top: the notebooks' own pytest run does not need it
 
         metafunc.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
+
+
+def pytest_report_header(config):
+    """Which versions of the independent references, and of what kernels are made with, this run compares."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in ("torch", "torchvision", "numba", "zennit", "captum", "quantus", "timm"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return "compared with: " + ", ".join(found)
