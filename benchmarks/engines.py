@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import only
 
 REFERENCE = "gradient × input"
 BUILT_IN = ("viterbi", "tropical", "max_plus", "fuzzy", "lukasiewicz", "log")
@@ -23,25 +22,28 @@ def explained(model: nn.Module, x: Tensor, **settings: object) -> Run:
     return lambda: klrp.explain(model, x, keep="input", **settings)
 
 
-def klrp_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
+def klrp_settings(photographs: bool) -> dict[str, dict]:
     """Every built-in with the kernel that it gets, several rules, and a semiring with a hint."""
     cuts = {theta: conversions.threshold(theta) for theta in (0.01, 0.05)}
-    found = {
-        f"Boolean θ = {theta:g}": explained(model, x, semiring="boolean", theta=cut) for theta, cut in cuts.items()
-    }
-    found["counting θ = 0.01"] = explained(model, x, semiring="counting", theta=cuts[0.01])
-    found["counting positive()"] = explained(model, x, semiring="counting", theta=conversions.positive())
-    found["counting_int θ = 0.01"] = explained(model, x, semiring="counting_int", theta=cuts[0.01])
-    found |= {name: explained(model, x, semiring=name) for name in BUILT_IN}
-    found["real ε"] = explained(model, x)
-    found["real z⁺"] = explained(model, x, rule=rules.zplus())
-    if x.ndim == 4 and x.shape[1] == 3:
+    found = {f"Boolean θ = {theta:g}": {"semiring": "boolean", "theta": cut} for theta, cut in cuts.items()}
+    found["counting θ = 0.01"] = {"semiring": "counting", "theta": cuts[0.01]}
+    found["counting positive()"] = {"semiring": "counting", "theta": conversions.positive()}
+    found["counting_int θ = 0.01"] = {"semiring": "counting_int", "theta": cuts[0.01]}
+    found |= {name: {"semiring": name} for name in BUILT_IN}
+    found["real ε"] = {}
+    found["real z⁺"] = {"rule": rules.zplus()}
+    if photographs:
         rows = [(klrp.FIRST, rules.zbox(-2.5, 2.7), None), (klrp.ANY, rules.gamma(0.25), None)]
-        found["real γ + z-box"] = explained(model, x, composite=klrp.Composite(rows))
+        found["real γ + z-box"] = {"composite": klrp.Composite(rows)}
     own = klrp.Semiring("own", 0.0, 1.0, lambda v, dim: v.amax(dim), torch.mul, (0, 1), fused="max,mul")
-    hinted = {"rule": rules.max_share(), "theta": conversions.identity()}
-    found["own (max, ×) with a hint"] = explained(model, x, semiring=own, **hinted)
+    found["own (max, ×) with a hint"] = {"semiring": own, "rule": rules.max_share(), "theta": conversions.identity()}
     return found
+
+
+def klrp_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
+    """An explanation with each of the settings."""
+    found = klrp_settings(photographs=x.ndim == 4 and x.shape[1] == 3)
+    return {name: explained(model, x, **settings) for name, settings in found.items()}
 
 
 # As on a machine that has only torch, without the norms of Boolean too for what is generic.
@@ -61,6 +63,8 @@ def torch_engines(model: nn.Module, x: Tensor) -> dict[str, Run]:
     }
 
     def bare(kernels: tuple[str, ...], **chosen: object) -> Run:
+        from klrp.kernels import only  # an earlier version, beside which benchmarks/versions.py runs this, has none
+
         def run() -> object:
             with only(*kernels):
                 return explained(model, x, **chosen)()

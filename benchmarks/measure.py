@@ -190,12 +190,14 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
 
 def with_threads(found: argparse.ArgumentParser) -> None:
     found.add_argument("--threads", type=int, default=2)
-    found.add_argument("--save", help="a JSON file to which the results are added")
+    found.add_argument("--save", "--json", dest="save", help="a JSON file to which the results are added")
 
 
 def without_save(given: Sequence[str]) -> list[str]:
     """The words of a command but for where its results go."""
-    return [w for i, w in enumerate(given) if "--save" not in (w, given[i - 1] if i else "")]
+    option = ("--save", "--json")
+    kept = (w for i, w in enumerate(given) if w not in option and (not i or given[i - 1] not in option))
+    return [w for w in kept if not w.startswith(tuple(f"{name}=" for name in option))]
 
 
 def report(script: str, given: Sequence[str], chosen: argparse.Namespace, rows: list, **more: object) -> dict:

@@ -132,3 +132,28 @@ def test_digits_batch_after_batch():
     assert row["batches"] == 12 and row["early"] == 2 and not row["nan"]
     assert row["seconds"][0] > 0 and 0 <= row["bytes_early"] <= row["bytes"]
     assert "viterbi" in str(digits.table([row])) and sys.modules["digits"]
+
+
+def test_two_versions_side_by_side(tmp_path, capsys):
+    import versions
+
+    path = tmp_path / "results.json"
+    given = ["--against", str(FOLDER.parent), "--rows", "mlp 1 viter*", "--rounds", "2", "--threads", "1"]
+    record = versions.main([*given, "--json", str(path)])
+    (row,) = record["rows"]
+    assert row["row"] == "mlp 1 viterbi" and "mlp 1 viterbi" in capsys.readouterr().out
+    for key in ("other", "this", "ratios"):
+        assert len(row[key]) == 2 and all(v > 0 for v in row[key])
+    assert len(versions.table(record["rows"])) == 1 and row["ratio"] > 0
+    assert record["compared"]["this"] == record["compared"]["other"]
+    (kept,) = json.loads(path.read_text("utf-8"))
+    assert kept["kind"] == "versions" and str(path) not in kept["command"]
+
+
+def test_two_versions_need_a_checkout(tmp_path):
+    import versions
+
+    with pytest.raises(SystemExit, match="no checkout of klrp"):
+        versions.main(["--against", str(tmp_path), "--rows", "mlp 1 viter*"])
+    with pytest.raises(SystemExit, match="none is like"):
+        versions.main(["--against", str(FOLDER.parent), "--rows", "nothing"])
