@@ -99,7 +99,8 @@ def explain_many(
     """Explain batch after batch in constant memory: yields a Relevance for each batch of ``loader``.
 
     The network is captured once for each shape of inputs, and its steps are computed again for the others; after a
-    change of its parameters or buffers it is captured anew. Weights that a kernel packs are kept for the next batches, within ``memory``.
+    change of its parameters or buffers it is captured anew. Weights that a kernel packs are kept for the next batches,
+    within ``memory``.
 
     A batch is the inputs, or a tuple or list that begins with them. ``target`` is an int, None for the top
     logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.

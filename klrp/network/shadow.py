@@ -36,7 +36,8 @@ def _inner(module: nn.Module) -> nn.Module:
 
 def shadow_of(model: nn.Module, share: bool) -> tuple[nn.Module, list[Tensor]]:
     """A copy of ``model``: parameters are other objects over the same memory (copies of it unless ``share``), buffers
-    and what else it holds are copies; what cannot be copied, such as a lock or an open file, is the same object. With it come the tensors it holds."""
+    and what else it holds are copies; what cannot be copied, such as a lock or an open file, is the same object. With it come the tensors
+    it holds."""
     memo: dict[int, Any] = {}
     modules = list(_reachable(model))
     for module in modules:
