@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Small networks: threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,3 +26,14 @@ def pytest_report_header(config):
         except PackageNotFoundError:
             found.append(f"no {name}")
     return "compared with: " + ", ".join(found)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small networks, whose threads would wait for each other: ``pytestmark = pytest.mark.usefixtures("one_thread")``."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -6,6 +6,15 @@ import torch
 from torch import nn
 
 
+def signed(*shape, seed=1):
+    """Numbers of both signs, in double precision."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+X = signed(2, 3, 5, 7)  # what most networks of the tests read
+IN = 3 * 5 * 7
+
+
 class Graph(nn.Module):
     """A network whose forward is a function of the network and its input."""
 

@@ -15,12 +15,7 @@ from klrp.perturbation import NOISES, attack_maps, blur, bootstrap, flip, learne
 QUIET = dict(progress=False)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -16,13 +16,7 @@ from klrp import models, pruning, rules
 from klrp.errors import KlrpError
 from klrp.pruning import Scores
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drawn(*shape, seed=0):

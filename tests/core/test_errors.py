@@ -5,27 +5,15 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import graph, snapshot
+from networks import IN, X, graph, signed, snapshot
 from torch import nn
 
 import klrp
 from klrp import Composite, conversions, explain, rules
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def signed(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = signed(2, 3, 5, 7)
-IN = 3 * 5 * 7
 NAN, INF = float("nan"), float("inf")
 
 

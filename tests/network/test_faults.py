@@ -10,20 +10,14 @@ import torch
 import torch.nn.functional as F
 import torchvision
 import torchvision.transforms.v2
-from networks import close, gradient_times_input, graph, randomise, snapshot
+from networks import IN, X, close, gradient_times_input, graph, randomise, signed, snapshot
 from torch import nn
 
 import klrp
 from klrp import rules, semirings
 from klrp.network import vocabulary
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -32,12 +26,6 @@ def tables(monkeypatch):
     monkeypatch.setattr(vocabulary, "FUNCTIONS", dict(vocabulary.FUNCTIONS))
 
 
-def signed(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = signed(2, 3, 5, 7)
-IN = 3 * 5 * 7
 FC = nn.Linear(IN, 13)
 SEMIRINGS = [s for s in vars(semirings).values() if isinstance(s, klrp.Semiring)]
 

@@ -10,27 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import close, gradient_times_input, graph, randomise, snapshot
+from networks import IN, X, close, gradient_times_input, graph, randomise, signed, snapshot
 from torch import nn
 
 import klrp
 from klrp import rules, semirings
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def signed(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = signed(2, 3, 5, 7)
-IN = 3 * 5 * 7
 FC = nn.Linear(IN, 13)
 SEMIRINGS = [s for s in vars(semirings).values() if isinstance(s, klrp.Semiring)]
 

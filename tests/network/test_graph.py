@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from networks import close, gradient_times_input, graph, hollow, randomise, snapshot
+from networks import IN, X, close, gradient_times_input, graph, hollow, randomise, signed, snapshot
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -19,21 +19,7 @@ import klrp
 from klrp import conversions, rules
 from klrp.network import vocabulary
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def signed(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-X = signed(2, 3, 5, 7)
-IN = 3 * 5 * 7
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def conv(lower=3, upper=3, kernel=3):
