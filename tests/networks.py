@@ -1,9 +1,16 @@
-"""Networks for the tests: a forward written beside its modules, random parameters, and what must not change."""
+"""Networks for the tests: a forward written beside its modules, random parameters, and what must not change.
+
+The measure of most is a law: with LRP-0 from the logit, relevance is gradient x input, for any network of linear
+layers with biases, max-pools and piecewise linear activations, however its forward is written.
+"""
 
 import copy
 
 import torch
 from torch import nn
+
+import klrp
+from klrp import rules
 
 
 def signed(*shape, seed=1):
@@ -13,6 +20,12 @@ def signed(*shape, seed=1):
 
 X = signed(2, 3, 5, 7)  # what most networks of the tests read
 IN = 3 * 5 * 7
+FC = nn.Linear(IN, 13)  # graph copies it
+
+
+def conv(lower=3, upper=3, kernel=3, **settings):
+    """A convolution that keeps height and width."""
+    return nn.Conv2d(lower, upper, kernel, padding=kernel // 2, **settings)
 
 
 class Graph(nn.Module):
@@ -63,6 +76,17 @@ def hollow(build):
     return model
 
 
+def lrp0(model, x, **settings):
+    return klrp.explain(model, x, rule=rules.lrp0(), start="logit", **settings)
+
+
+def predicted(model, x):
+    """The logits [N, K] by PyTorch alone."""
+    with torch.no_grad():
+        logits = copy.deepcopy(model).eval()(x.detach().clone())
+    return logits if logits.ndim == 2 else logits[:, None]
+
+
 def gradient_times_input(model, x, target):
     """x ∂logit/∂x [N, ...]: what LRP-0 from the logit gives for piecewise linear activations, with any biases."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -80,6 +104,16 @@ def close(found, expected, tolerance=1e-9):
     if expected.numel():
         scale = float(expected.abs().amax()) or 1.0
         assert float((found - expected).abs().amax()) / scale <= tolerance
+
+
+def assert_law(model, x):
+    """Its logits are the network's, and relevance is gradient x input; nothing is changed by it."""
+    before = snapshot(model, x)
+    found = lrp0(model, x)
+    assert snapshot(model, x) == before
+    close(found.logits, predicted(model, x), 1e-12)
+    close(found.input, gradient_times_input(model, x, found.target))
+    return found
 
 
 def snapshot(model, *inputs):

@@ -40,7 +40,7 @@ def pair(**changes):
     return klrp.Semiring("pair", **(fields | changes))
 
 
-# Two periods or none between sentences, and names that only klrp's or torch.fx's code knows.
+# Two periods or none between sentences, and names that only the code knows.
 UNCLEAR = r"(?<!\.)\.\.(?!\.)|[^.!?:] (Give inputs|A branch)|immutable_|\b_[a-z]+\(\)"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import IN, X, close, gradient_times_input, graph, signed
+from networks import FC, X, close, conv, gradient_times_input, graph, lrp0, signed
 from torch import nn
 
 import klrp
@@ -17,16 +17,7 @@ from klrp import conversions, rules
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-FC = nn.Linear(IN, 13)
 TOKENS = torch.tensor([[3, 1, 4, 1], [5, 0, 2, 5]])
-
-
-def conv(lower=3, upper=3, kernel=3):
-    return nn.Conv2d(lower, upper, kernel, padding=kernel // 2)
-
-
-def lrp0(model, x, **settings):
-    return klrp.explain(model, x, rule=rules.lrp0(), start="logit", **settings)
 
 
 # --- whole numbers ---------------------------------------------------------------------------------------

@@ -3,18 +3,30 @@
 The measure of most is the law of test_graph.py: with LRP-0 from the logit, relevance is gradient x input.
 """
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 import torchvision.transforms.v2
-from networks import IN, X, close, gradient_times_input, graph, randomise, signed, snapshot
+from networks import (
+    FC,
+    IN,
+    X,
+    assert_law,
+    close,
+    conv,
+    gradient_times_input,
+    graph,
+    lrp0,
+    predicted,
+    randomise,
+    signed,
+    snapshot,
+)
 from torch import nn
 
 import klrp
-from klrp import rules, semirings
+from klrp import rules
 from klrp.network import vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,34 +36,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def tables(monkeypatch):
     monkeypatch.setattr(vocabulary, "MODULES", dict(vocabulary.MODULES))
     monkeypatch.setattr(vocabulary, "FUNCTIONS", dict(vocabulary.FUNCTIONS))
-
-
-FC = nn.Linear(IN, 13)
-SEMIRINGS = [s for s in vars(semirings).values() if isinstance(s, klrp.Semiring)]
-
-
-def conv(lower=3, upper=3, kernel=3, **settings):
-    return nn.Conv2d(lower, upper, kernel, padding=kernel // 2, **settings)
-
-
-def lrp0(model, x, **settings):
-    return klrp.explain(model, x, rule=rules.lrp0(), start="logit", **settings)
-
-
-def predicted(model, x):
-    with torch.no_grad():
-        logits = copy.deepcopy(model).eval()(x.detach().clone())
-    return logits if logits.ndim == 2 else logits[:, None]
-
-
-def assert_law(model, x):
-    """Its logits are the network's, and relevance is gradient x input; nothing is changed by it."""
-    before = snapshot(model, x)
-    found = lrp0(model, x)
-    assert snapshot(model, x) == before
-    close(found.logits, predicted(model, x), 1e-12)
-    close(found.input, gradient_times_input(model, x, found.target))
-    return found
 
 
 # --- layers with a forward of their own ------------------------------------------------------------------

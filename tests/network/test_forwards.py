@@ -10,41 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import IN, X, close, gradient_times_input, graph, randomise, signed, snapshot
+from networks import FC, IN, X, assert_law, close, conv, gradient_times_input, graph, lrp0, randomise, signed
 from torch import nn
 
 import klrp
 from klrp import rules, semirings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-FC = nn.Linear(IN, 13)
-SEMIRINGS = [s for s in vars(semirings).values() if isinstance(s, klrp.Semiring)]
-
-
-def conv(lower=3, upper=3, kernel=3, **settings):
-    return nn.Conv2d(lower, upper, kernel, padding=kernel // 2, **settings)
-
-
-def lrp0(model, x, **settings):
-    return klrp.explain(model, x, rule=rules.lrp0(), start="logit", **settings)
-
-
-def predicted(model, x):
-    with torch.no_grad():
-        logits = copy.deepcopy(model).eval()(x.detach().clone())
-    return logits if logits.ndim == 2 else logits[:, None]
-
-
-def assert_law(model, x):
-    """Its logits are the network's, and relevance is gradient x input; nothing is changed by it."""
-    before = snapshot(model, x)
-    found = lrp0(model, x)
-    assert snapshot(model, x) == before
-    close(found.logits, predicted(model, x), 1e-12)
-    close(found.input, gradient_times_input(model, x, found.target))
-    return found
 
 
 def line_of(forward):
@@ -312,7 +284,7 @@ ONE_LOGIT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("semiring", SEMIRINGS, ids=lambda s: s.name)
+@pytest.mark.parametrize("semiring", semirings.SEMIRINGS.values(), ids=semirings.SEMIRINGS)
 @pytest.mark.parametrize("case", ONE_LOGIT)
 def test_outputs_of_one_number_are_as_a_layer_of_one_neuron(case, semiring):
     reduced, kept, ones = ONE_LOGIT[case]

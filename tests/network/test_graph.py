@@ -1,4 +1,4 @@
-"""Tracing: what a step is and what it is called, and that the right network is explained and left as it was.
+"""Capture: what a step is and what it is called, and that the right network is explained and left as it was.
 
 The measure of most tests is a law: with LRP-0 from the logit, relevance is gradient x input, for any network of
 linear layers with biases, max-pools and piecewise linear activations, however its forward is written.
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from networks import IN, X, close, gradient_times_input, graph, hollow, randomise, signed, snapshot
+from networks import FC, IN, X, close, conv, gradient_times_input, graph, hollow, predicted, randomise, signed, snapshot
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -22,16 +22,10 @@ from klrp.network import vocabulary
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def conv(lower=3, upper=3, kernel=3):
-    return nn.Conv2d(lower, upper, kernel, padding=kernel // 2)
-
-
 def explained(model, x, **settings):
-    """The Relevance, after a check that the traced network computes what the model computes."""
+    """The Relevance, after a check that the captured network computes what the model computes."""
     relevance = klrp.explain(model, x, **settings)
-    with torch.no_grad():
-        logits = copy.deepcopy(model).eval()(x.detach().clone())
-    close(relevance.logits, logits if logits.ndim == 2 else logits[:, None], 1e-12)
+    close(relevance.logits, predicted(model, x), 1e-12)
     return relevance
 
 
@@ -91,7 +85,6 @@ def _zero_padded_shortcut(net, x):
     return net.fc((net.c(x) + torch.cat([x, zeros], 1)).flatten(1))
 
 
-FC = nn.Linear(IN, 13)
 FORWARDS = {
     "x + x": (lambda net, x: net.fc((x + x).flatten(1)), dict(fc=FC)),
     "x + x + x by sum": (lambda net, x: net.fc(sum([x, x, x]).flatten(1)), dict(fc=FC)),
@@ -772,7 +765,7 @@ def tables(monkeypatch):
 
 
 class Branching(nn.Module):
-    """An activation that torch.fx cannot look into."""
+    """An activation whose path depends on the data, which capture refuses."""
 
     def forward(self, x):
         return x.clamp(min=0) if x.sum() > -1e9 else x
