@@ -54,12 +54,15 @@ def of_exponentials(task: Task) -> Task:
 def contract(task: Task, r: Tensor) -> list[Tensor] | None:
     """R_j [N, *input] from R_k [N, *output]; None where the R_k of a sample lie too far apart."""
     _, _, sign = HINTS[task.semiring.fused]
-    r = r if sign == 1 else -r
-    top = sample_maxima(r)
+    top = sample_maxima(r if sign == 1 else -r)
     if top is None:
         return None
-    passed = kernels.contract(of_exponentials(task), (r - broadcast_samples(top, r)).double().exp_())
-    logs = (_log(x, r.dtype) for x in passed)
+    # Maps of double precision are the largest that there are: each is changed in place.
+    relative = r.to(torch.float64, copy=True)
+    relative = relative if sign == 1 else relative.neg_()
+    passed = kernels.contract(of_exponentials(task), relative.sub_(broadcast_samples(top, relative)).exp_())
+    del relative
+    logs = [_log(x, r.dtype) for x in passed]
     logs = [x.add_(broadcast_samples(top, x)) for x in logs]
     return logs if sign == 1 else [x.neg_() for x in logs]
 
@@ -78,5 +81,5 @@ def sample_maxima(r: Tensor) -> Tensor | None:
 
 def _log(x: Tensor, dtype: torch.dtype) -> Tensor:
     """log x in the given precision; taken there too, if it holds every x, since that is several times as fast."""
-    smallest = torch.where(x > 0, x, 1).amin() if x.numel() else 1
-    return (x.to(dtype) if smallest > torch.finfo(dtype).tiny else x).log().to(dtype)
+    lost = (x > 0) & (x < torch.finfo(dtype).tiny)
+    return (x if bool(lost.any()) else x.to(dtype)).log_().to(dtype)

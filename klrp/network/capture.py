@@ -27,13 +27,6 @@ from klrp.network.refusals import cannot_run
 from klrp.network.shadow import shadow_of, tensors_in
 from klrp.network.vocabulary import name_of
 
-# Python values made from a tensor's numbers: a branch on them cannot be one graph for all inputs.
-_VALUES = set("__bool__ __float__ __int__ __complex__ __index__ __array__ __contains__ __dlpack__ item tolist numpy equal "
-              "allclose is_nonzero".split())  # fmt: skip
-# What asks for the shape or the kind of a tensor alone.
-_SHAPES = set("shape size dim ndim ndimension numel nelement len dtype device layout stride is_floating_point is_contiguous "
-              "is_complex is_cuda requires_grad is_leaf grad_fn names itemsize element_size get_device".split())  # fmt: skip
-
 
 class Capture(NamedTuple):
     """One run of a network: its calls, what of the values was kept, what it returned, and which values an in-place
@@ -152,7 +145,9 @@ class _Recorder(TorchFunctionMode):
             except Exception as error:
                 raise cannot_run(self.shadow, self.x, self.failed or self.frame, error) from error
         returned = mapped(lambda t: (self._traced(t) or t) if isinstance(t, Tensor) else t, returned)
-        return Capture(self.calls, self.values, returned, self.spoilt, self.frozen)
+        # The recorder and the shadow hold each other until Python's collector comes; the values go when they are read.
+        values, self.values = self.values, {}
+        return Capture(self.calls, values, returned, self.spoilt, self.frozen)
 
     def _enter_modules(self) -> None:
         registered = vocabulary.MODULES
@@ -194,12 +189,12 @@ class _Recorder(TorchFunctionMode):
         name, live = name_of(func), self._meets_live(args, kwargs)
         if not live:
             return self._constant(func, name, args, kwargs)
-        if name in _SHAPES:
+        if name in vocabulary.SHAPES:
             return func(*args, **kwargs)
         # A graph is replayed without the autocast of the forward.
         self.frozen = self.frozen or torch.is_autocast_enabled(self.x.device.type)
         plain = getattr(func, "__name__", "")
-        if plain in _VALUES:
+        if plain in vocabulary.VALUES:
             raise KlrpError.value(
                 f"model: a branch depends on the data: {plain.strip('_')}() of a value that depends on the input, at {line_of_user()}. "
                 f"Move it out of forward(), or register the module that holds it: "
@@ -242,7 +237,7 @@ class _Recorder(TorchFunctionMode):
     def _constant(self, func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
         """A call that meets nothing that depends on the input; what it may not write to is protected."""
         target = written(func, name, args, kwargs)
-        if name not in _SHAPES:
+        if name not in vocabulary.SHAPES:
             self._check_stale(args, kwargs)
         if target is not None:
             self._protect(target)

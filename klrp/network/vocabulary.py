@@ -60,6 +60,12 @@ CONSTANTS = {f"{n}_like" for n in ("zeros", "ones", "full", "empty", "rand", "ra
 CONSTANTS |= {f"new_{n}" for n in ("zeros", "ones", "full", "empty", "tensor")} | {"detach", "data"}
 # That may draw at random in evaluation mode too, so that they must not be computed twice.
 RANDOM = {"rrelu"}
+# Python values made from a tensor's numbers: a branch on them cannot be one graph for all inputs.
+VALUES = set("__bool__ __float__ __int__ __complex__ __index__ __array__ __contains__ __dlpack__ item tolist numpy equal "
+              "allclose is_nonzero".split())  # fmt: skip
+# What asks for the shape or the kind of a tensor alone.
+SHAPES = set("shape size dim ndim ndimension numel nelement len dtype device layout stride is_floating_point is_contiguous "
+              "is_complex is_cuda requires_grad is_leaf grad_fn names itemsize element_size get_device".split())  # fmt: skip
 
 
 def _table() -> dict[str, Entry]:

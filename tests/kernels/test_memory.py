@@ -1,9 +1,11 @@
 """What an explanation holds at its peak, measured from outside in a fresh process, and what keeps it small."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 import klrp
 from klrp.network import layers
+from klrp.network.tracing import trace
 
 # 96 x 96 channels, 3 x 3, 126 x 126 positions: 1.3e9 pairs, 10.5 GB of float64 shares at once.
 SCRIPT = """
@@ -84,6 +87,22 @@ def test_values_are_let_go_on_the_way_down(semiring, limit):
     )
     gradient, explanation = json.loads(done.stdout)
     assert gradient > 50e6 and explanation < limit * gradient
+
+
+def test_a_value_is_gone_as_soon_as_it_is_forgotten():
+    """By reference counts: a cycle would keep the activations of a network until Python's collector comes."""
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 7, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    gc.collect()
+    gc.disable()
+    try:
+        network = trace(net, torch.rand(2, 3, 11, 13))
+        kept = {name: weakref.ref(network.value(name)) for name in ("0", "2", "3")}
+        assert all(value() is not None for value in kept.values())
+        for name in kept:
+            network.forget(name)
+        assert [name for name, value in kept.items() if value() is not None] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("semiring", ["real", "log"])

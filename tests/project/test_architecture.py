@@ -14,7 +14,7 @@ from klrp import semirings
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They may fall, not rise.
 CORE_LINES, PACKAGE_LINES = 3234, 6733
-LARGE = {"network.capture": 283}  # larger than a module should be, and not to grow
+LARGE = {"network.capture": 280}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
 CORE = """
