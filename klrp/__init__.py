@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from klrp import composites, conversions, rules, symbolic
-from klrp.composites import ADD, ANY, FIRST, Composite
+from klrp.composites import ADD, ANY, ATTENTION, FIRST, NORM, PRODUCT, Composite
 from klrp.errors import KlrpError
 from klrp.explain import explain, explain_many, kernel_for
 from klrp.laws import check_laws
@@ -33,8 +33,9 @@ from klrp.semirings import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADD", "ANY", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY", "KlrpError", "LOG",
-    "LUKASIEWICZ", "MAX_PLUS", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__", "check_laws",
+    "ADD", "ANY", "ATTENTION", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY", "KlrpError", "LOG",
+    "LUKASIEWICZ", "MAX_PLUS", "NORM", "PRODUCT", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__",
+    "check_laws",
     "composites", "conversions", "data", "explain", "explain_many", "kernel_for", "masks", "models", "perturbation",
     "plot", "pruning", "register", "rules", "symbolic", "widgets",
 ]  # fmt: skip

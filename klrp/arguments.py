@@ -103,8 +103,8 @@ def _check_memory(memory: Any) -> None:
 def _composite(composite: Composite | None, rule: Rule | None, theta: Theta | None) -> Composite:
     if composite is None:
         check_rule(rule, "rule")
-        if rule is not None and rule.pools:
-            raise KlrpError.value("rule: as_average() is for max-pools alone; put it in a klrp.Composite.")
+        if rule is not None and rule.choice:
+            raise KlrpError.value(f"rule: {rule!r} is for some layers alone; put it in a klrp.Composite.")
         return Composite([(ANY, rule, theta)])
     if not isinstance(composite, Composite):
         raise KlrpError.type(f"composite: got {type(composite).__name__}; expected a klrp.Composite.")

@@ -91,17 +91,24 @@ class Conservation(Mapping[str, Balance | Total]):
         return self.table()._repr_html_() + said
 
 
-def balance(step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor], linear: bool) -> Balance:
-    """The account of one step that received r [N, *output] and passed its inputs' relevance on.
+def balance(
+    step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor | None], linear: bool, n: int
+) -> Balance:
+    """The account of one step that received r [N, *output] and passed its inputs' relevance on, for each of the ``n``
+    samples, which may have several rows each.
 
     ``linear`` says that Θ = id: then every term is computed for itself, and the error shows a mistake.
     Otherwise what Θ changed counts as lost, whatever it is, and the error is 0 by definition.
     """
-    received = _sum(r)
+
+    def total(x: Tensor) -> Tensor:
+        return x.reshape(n, x.numel() // max(1, n)).sum(1)
+
+    received = total(r)
     zero = torch.zeros_like(received)
-    handed = sum((_sum(x) for x in passed), start=zero)
+    handed = sum((total(x) for x in passed if x is not None), start=zero)
     if shares is None and isinstance(step, Move):
-        return Balance(received, handed, zero, zero, step.lost(r))
+        return Balance(received, handed, zero, zero, total(step.lost(r)))
     bias = stabiliser = lost = expected = zero
     assert shares is not None  # a layer takes some
     for part in shares.parts:
@@ -109,20 +116,17 @@ def balance(step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[T
         below = part.z if part.bias is None else part.z - part.bias
         if shares.rule.normaliser == "max":  # here the shares of a neuron add up to more than 1
             below = part.contributions()
-            lost = lost - _sum(s * (below - part.stabilised))
-        expected = expected + _sum(s * below)
-        stabiliser = stabiliser + _sum(s * (part.stabilised - part.z))
-        bias = bias if part.bias is None else bias + _sum(s * part.bias)
-        lost = lost + _sum(torch.where(part.denominator.isinf(), part.scale * r, 0))
+            lost = lost - total(s * (below - part.stabilised))
+        expected = expected + total(s * below)
+        stabiliser = stabiliser + total(s * (part.stabilised - part.z))
+        bias = bias if part.bias is None else bias + total(s * part.bias)
+        lost = lost + total(torch.where(part.denominator.isinf(), part.scale * r, 0))
     return Balance(received, handed, bias, stabiliser, lost if linear else lost + expected - handed)
 
 
-def _sum(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1).sum(1)
-
-
-def totals(maps: Mapping[str, Tensor], semiring: Semiring, aliases: Mapping[str, str]) -> Conservation:
-    """The ⊕ over the neurons of each map [N, *shape]; no semiring but the reals need conserve it."""
+def totals(maps: Mapping[str, Tensor], semiring: Semiring, aliases: Mapping[str, str], n: int) -> Conservation:
+    """The ⊕ over the neurons of each map [N, *shape] for each sample; no semiring but the reals need conserve it."""
     rank = len(semiring.shape)
-    flat = {name: r.reshape(len(r), math.prod(r.shape[1 : r.ndim - rank]), *semiring.shape) for name, r in maps.items()}
+    sizes = {name: math.prod(r.shape[: r.ndim - rank]) // max(1, n) for name, r in maps.items()}
+    flat = {name: r.reshape(n, sizes[name], *semiring.shape) for name, r in maps.items()}
     return Conservation({name: Total(semiring.sum(r, 1), semiring.total) for name, r in flat.items()}, aliases)

@@ -19,7 +19,7 @@ from klrp.conversions import Theta
 from klrp.errors import KlrpError, SampleAxisError
 from klrp.network.calls import first_line
 from klrp.network.layers import Layer, Read
-from klrp.network.moves import Move, Winner
+from klrp.network.moves import Linearised, Move
 from klrp.network.steps import Step
 from klrp.relevance import Relevance
 from klrp.rules import Rule
@@ -29,20 +29,24 @@ R = TypeVar("R")
 
 
 def walk_back(
-    steps: Sequence[Step], output: str, start: R, pass_down: Callable[[Step, R], Iterable[R]],
+    steps: Sequence[Step], output: str, start: R, pass_down: Callable[[Step, R], Iterable[R | None]],
     join: Callable[[R, R], R], blank: Callable[[str], R],
 ) -> Iterator[tuple[str, R]]:  # fmt: skip
     """The recursion R_j = ⊕_k Θ(d_jk) ⊗ R_k: (step, the relevance of what it outputs), from the output to "input".
 
     It is the same for maps of numbers, of formulas, or of anything else: ``pass_down`` gives what a step hands to each
-    of its sources, ``join`` is ⊕ at a fork, and ``blank`` the map of a step that feeds nothing relevant.
+    of its sources, None where nothing passes, ``join`` is ⊕ at a fork, and ``blank`` the map of a step that feeds
+    nothing relevant.
     """
     arriving = {output: start}
     for step in reversed(steps):
         r = arriving.pop(step.name, None)
-        r = blank(step.name) if r is None else r
-        yield step.name, r
+        yield step.name, blank(step.name) if r is None else r
+        if r is None:
+            continue
         for source, below in zip(step.sources, pass_down(step, r), strict=True):
+            if below is None:  # a factor that is held constant
+                continue
             known = arriving.pop(source, None)
             arriving[source] = below if known is None else join(known, below)
             del known, below
@@ -153,7 +157,7 @@ def kernel_for(
         semiring = find_semiring(semiring)
         plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
         return {
-            step.name: kernels.Kernel("move") if (task := task_at(step, plan)) is None else kernels.chosen(task)
+            step.name: kernels.Kernel("move") if (task := task_at(step, plan)[0]) is None else kernels.chosen(task)
             for step in plan.network.steps
         }
 
@@ -208,11 +212,11 @@ def _walked(plan: Plan) -> Relevance:
     return Relevance(semiring, plan.target, logits, exact, network.network.behind, maps, aliases)
 
 
-def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor | None]]) -> Iterator[tuple[str, Tensor]]:
     network, semiring = plan.network, plan.semiring
     shapes = {step.name: tuple(step.shape) for step in network.steps} | {"input": tuple(network.value("input").shape)}
 
-    def passed(step: Step, r: Tensor) -> list[Tensor]:
+    def passed(step: Step, r: Tensor) -> list[Tensor | None]:
         with _about(step, plan):
             below = pass_down(step, r)
         network.forget(step.name)
@@ -233,35 +237,38 @@ def _account(again: Callable[[], Plan], logits: Tensor) -> Mapping[str, Balance]
         if not torch.equal(plan.network.logits, logits):
             raise KlrpError.value("conservation: the model or the inputs have changed since; explain them again.")
 
-        def pass_down(step: Step, r: Tensor) -> list[Tensor]:
+        def pass_down(step: Step, r: Tensor) -> list[Tensor | None]:
             passed, task = _pass_down(step, r, plan)
             shares, linear = (None, True) if task is None else (task.shares, task.theta.identical)
-            balances[step.name] = balance(step.operation, shares, r, passed, linear)
+            balances[step.name] = balance(step.operation, shares, r, passed, linear, len(logits))
             return passed
 
         for _ in _walk(plan, pass_down):
             pass
-    return balances
+        nothing = Balance(*[plan.start.new_zeros(len(plan.start))] * len(Balance._fields))
+    return {step.name: balances.get(step.name, nothing) for step in reversed(plan.network.steps)}
 
 
-def task_at(step: Step, plan: Plan) -> kernels.Task | None:
-    """What a step that takes shares asks of the kernels."""
+def task_at(step: Step, plan: Plan) -> tuple[kernels.Task | None, tuple[int, ...]]:
+    """What a step that takes shares asks of the kernels, and which of its sources it shares with."""
     if step.name not in plan.assignment:
-        return None
-    layer, network = step.operation, plan.network
-    reads = [Read(*network.before_relu(source)) for source in step.sources]
-    if isinstance(layer, Winner):
-        layer = layer.average(reads[0].value)
+        return None, ()
+    (rule, theta), network, layer = plan.assignment[step.name], plan.network, step.operation
+    reads, shared = [Read(*network.before_relu(source)) for source in step.sources], tuple(range(len(step.sources)))
+    if isinstance(layer, Linearised):
+        layer, shared = layer.layer(layer.choice(rule.choice) or "", [read.activations for read in reads])
+        reads = [reads[i] for i in shared]
     assert isinstance(layer, Layer)  # nothing else is assigned a rule
-    (rule, theta), value = plan.assignment[step.name], network.value(step.name)
-    return kernels.task_for(layer, rule, reads, theta, plan.semiring, plan.memory, value, plan.cache)
+    value = network.value(step.name)
+    return kernels.task_for(layer, rule, reads, theta, plan.semiring, plan.memory, value, plan.cache), shared
 
 
-def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor], kernels.Task | None]:
+def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor | None], kernels.Task | None]:
     """What a step hands to each of its sources, and the task that it was, if it takes shares."""
-    task = task_at(step, plan)
+    task, shared = task_at(step, plan)
     if task is not None:
-        return kernels.contract(task, r), task
+        below = dict(zip(shared, kernels.contract(task, r), strict=True))
+        return [below.get(i) for i in range(len(step.sources))], task
     move = step.operation
     assert isinstance(move, Move)
     values = [plan.network.value(source) for source in step.sources] if move.reads_values else []

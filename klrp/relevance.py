@@ -81,7 +81,7 @@ class Relevance(Mapping[str, Tensor]):
                 the Relevance was copied or loaded.
         """
         if not self.semiring.linear:
-            return totals(self.maps, self.semiring, self.aliases)
+            return totals(self.maps, self.semiring, self.aliases, len(self.logits))
         if self.account is None:
             raise KlrpError.value(
                 'keep: conservation() needs every map, and the model; explain with keep="all", and call it before the '
@@ -98,5 +98,6 @@ class Relevance(Mapping[str, Tensor]):
             def account() -> dict[str, Balance]:
                 return {name: Balance(*(entry[:n] for entry in found)) for name, found in whole().items()}
 
-        maps = {name: r[:n] for name, r in self.maps.items()}
+        given = len(self.logits)  # a step may have several rows for a sample
+        maps = {name: r[: len(r) // given * n] for name, r in self.maps.items()}
         return replace(self, target=target, logits=logits, maps=maps, account=account)

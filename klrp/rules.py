@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,8 +89,8 @@ class Rule:
 
     ``normaliser`` is ``"sum"`` or ``"max"`` over the lower neurons; the stabiliser is
     :math:`ε_k = eps + std \\sqrt{mean z^2}` per sample, with the sign of z_k. ``first_only`` marks rules
-    for the layers at the input, ``pools`` the one that opens a max-pool, ``shares_in_unit_interval`` those whose shares
-    all lie in [0, 1].
+    for the layers at the input, ``shares_in_unit_interval`` those whose shares all lie in [0, 1]. ``choice`` says which
+    way a step takes that is linear only for given values; without ``parts`` the shares are the semiring's default.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Rule:
     eps: float = 0.0
     std: float = 0.0
     first_only: bool = False
-    pools: bool = False
+    choice: str = ""
     shares_in_unit_interval: bool = False
 
     def __repr__(self) -> str:
@@ -248,4 +248,70 @@ def as_average() -> Rule:
 
     Without this rule a max-pool hands everything to its winner.
     """
-    return Rule("as_average()", (_LINEAR,), pools=True)
+    return Rule("as_average()", (_LINEAR,), choice="average")
+
+
+def hold(factor: str = "auto", by: Rule | None = None) -> Rule:
+    """For a product of two activations: one factor is a constant, and the other takes all, d_jk = a_j w_jk / z_k with
+    the held factor as w.
+
+    Without a rule a product does what ``hold("auto")`` says.
+
+    Args:
+        factor: ``"left"``, ``"right"``, or ``"auto"``: the factor that comes out of a sigmoid, a softmax or a norm
+            (Arras et al. 2017 for gates; Ali et al. 2022 for attention); where there is none, or two, both share as by
+            ``half``. A divisor is always held.
+        by: the rule by which the other factor's neurons share; None is the semiring's default.
+
+    Raises:
+        KlrpError: for another factor.
+
+    Example:
+        >>> klrp.Composite([(klrp.ATTENTION, klrp.rules.hold("left", by=klrp.rules.zplus()), None)])
+    """
+    if factor not in ("left", "right", "auto"):
+        raise KlrpError.value(f'hold: got {factor!r}; expected "left", "right" or "auto".')
+    return _choosing(f"hold({factor!r})", factor, by)
+
+
+def half(by: Rule | None = None) -> Rule:
+    """For a product of two activations: both factors share, for the reals half each (Achtibat et al. 2024).
+
+    The product is the linear layer in each factor, so that Σ_j a_j w_jk is twice what it computes.
+    """
+    return _choosing("half()", "half", by)
+
+
+def identity() -> Rule:
+    """For a normalisation: relevance passes unchanged, R_j = R_k for j = k (Achtibat et al. 2024).
+
+    So it does without a rule: J neurons have J edges, in every semiring.
+    """
+    return Rule("identity()", (), choice="identity")
+
+
+def centre(by: Rule | None = None) -> Rule:
+    """For a normalisation: σ is a constant, and the mean is subtracted as the linear map that it is (Ali et al. 2022).
+
+    y_k = γ_k (x_k − mean x) / σ + β_k connects each neuron with all those that are normalised with it: J² weights for
+    each group of J and each sample, so for small J.
+    """
+    return _choosing("centre()", "centre", by)
+
+
+def softmax_taylor(by: Rule | None = None) -> Rule:
+    """For a softmax inside a network, which else is held constant: its Jacobian at its input (Achtibat et al. 2024).
+
+    w_jk = s_k (δ_jk − s_j), and what is left of s_k is a bias; with LRP-0 R_j = x_j (R_j − s_j Σ_k R_k).
+    """
+    return _choosing("softmax_taylor()", "taylor", by)
+
+
+def _choosing(name: str, choice: str, by: Rule | None) -> Rule:
+    if by is None:
+        return Rule(name, (), choice=choice)
+    if not isinstance(by, Rule) or by.choice or by.first_only:
+        raise KlrpError.value(
+            f"{name[: name.index('(')]}: got by = {by!r}; expected a rule for layers, as rules.zplus()."
+        )
+    return replace(by, name=f"{name} {by.name}", choice=choice)

@@ -20,7 +20,6 @@ from klrp.composites import Composite
 from klrp.errors import KlrpError
 from klrp.explain import task_at, walk_back
 from klrp.kernels.blocked import edges
-from klrp.network.moves import Winner
 from klrp.network.steps import Step
 from klrp.rules import Rule
 from klrp.semirings import REAL
@@ -117,8 +116,8 @@ def explain(
 def _check_size(plan: Plan) -> None:
     """A KlrpError if some layer has too many edges to walk one by one."""
     for step in plan.network.steps:
-        layer = step.operation.average(plan.start) if isinstance(step.operation, Winner) else step.operation
-        edges = layer.edges() if step.name in plan.assignment else step.shape[1:].numel()
+        task, _ = task_at(step, plan)
+        edges = step.shape[1:].numel() if task is None else task.layer.edges()
         if edges > LARGEST:
             raise KlrpError.value(
                 f"model: {step.name} has {edges} edges, more than the {LARGEST} that can be walked one by one. Use "
@@ -148,7 +147,7 @@ class _Walk:
 
     def down(self, step: Step, r: np.ndarray) -> list[np.ndarray]:
         """What each source of a step gets from r, flat."""
-        task, network = task_at(step, self.plan), self.plan.network
+        (task, shared), network = task_at(step, self.plan), self.plan.network
         below = [self.zeros(network.value(source)[0].numel()) for source in step.sources]
         if task is None:
             values = [network.value(source) for source in step.sources] if step.operation.reads_values else []
@@ -156,8 +155,8 @@ class _Walk:
                 for j, k in zip(at_j.tolist(), at_k.tolist(), strict=True):
                     array[j] = self.add(array[j], r[k])
             return below
-        for source, at_j, at_k, d in edges(task.shares):
-            array, name = below[source], step.sources[source]
+        for number, at_j, at_k, d in edges(task.shares):
+            array, name = below[shared[number]], step.sources[shared[number]]
             for j, k, share in zip(at_j.tolist(), at_k.tolist(), d.tolist(), strict=True):
                 element = self.theta(share, Edge(step.name, name, j, k))
                 array[j] = self.add(array[j], self.mul(element, r[k]))

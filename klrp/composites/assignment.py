@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from klrp.conversions import Conversion, as_conversion
 from klrp.errors import KlrpError
 from klrp.network.layers import Affine, Layer
-from klrp.network.moves import Winner
+from klrp.network.linearised import Norm, Product
+from klrp.network.moves import Linearised
 from klrp.network.steps import Step
 from klrp.network.tracing import check_inputs, trace
 from klrp.rules import Rule
@@ -29,6 +30,18 @@ class FIRST:
     """
 
 
+class PRODUCT:
+    """Selects every product of two values that depend on the input, and every quotient."""
+
+
+class ATTENTION:
+    """Selects the products of a softmax's output with values."""
+
+
+class NORM:
+    """Selects every LayerNorm, GroupNorm, InstanceNorm and RMSNorm, which statistics of the sample itself normalise."""
+
+
 class ANY:
     """Selects every layer."""
 
@@ -42,7 +55,7 @@ class Composite:
     """An ordered list of rows (selector, rule, theta); the first row that matches a layer decides.
 
     A selector is a step's name or a glob over names, a module type (``F.relu`` counts as ``nn.ReLU``),
-    ``klrp.ADD``, ``klrp.FIRST`` or ``klrp.ANY``. None for a rule or a Θ means the semiring's default, and
+    ``klrp.ADD``, ``klrp.PRODUCT``, ``klrp.ATTENTION``, ``klrp.NORM``, ``klrp.FIRST`` or ``klrp.ANY``. None for a rule or a Θ means the semiring's default, and
     so does no match.
 
     Example:
@@ -116,6 +129,15 @@ def _is_rescaling(step: Step) -> bool:
     return alone and not issubclass(step.like, _BatchNorm)
 
 
+_PRODUCTS = "products of two activations. Select them by klrp.PRODUCT or klrp.ATTENTION"
+_NORMS = "normalisations. Select them by klrp.NORM"
+# What the rules are for that say which way a step takes.
+_MEANT = {
+    "average": "max-pools. Select them by type, torch.nn.MaxPool2d", "taylor": "softmax. Select it by torch.nn.Softmax",
+    "identity": _NORMS, "centre": _NORMS,
+} | dict.fromkeys(("auto", "left", "right", "half"), _PRODUCTS)  # fmt: skip
+
+
 def assign(steps: Sequence[Step], composite: Composite, semiring: Semiring) -> Assignment:
     """The rule and the Θ of each layer that takes shares, max-pools under ``as_average`` among them."""
     first, purely = first_steps(steps)
@@ -125,17 +147,21 @@ def assign(steps: Sequence[Step], composite: Composite, semiring: Semiring) -> A
         selector, rule, theta = next(
             (row for row in composite.rows if _matches(row[0], step, first)), (ANY, None, None)
         )
-        if isinstance(step.operation, Winner):
-            if rule is None or not rule.pools:
-                continue  # the winner takes it all, whatever the row says to other layers
-        elif not isinstance(step.operation, Layer):
+        operation = step.operation
+        if isinstance(operation, Linearised):
+            if operation.choice(rule.choice if rule else "") is None:
+                continue  # relevance only moves, whatever the row says to other layers
+        elif not isinstance(operation, Layer):
             continue
-        rule, theta = _completed(rule, theta, semiring, step.name)
-        if rule.pools and not isinstance(step.operation, Winner):
+        if (
+            rule is not None
+            and rule.choice
+            and not (isinstance(operation, Linearised) and rule.choice in operation.choices)
+        ):
             raise KlrpError.value(
-                f"composite: {rule!r} was given to {step.name} ({step.kind.__name__}); it is for max-pools. "
-                f"Select them by type, torch.nn.MaxPool2d."
+                f"composite: {rule!r} was given to {step.name} ({step.kind.__name__}); it is for {_MEANT[rule.choice]}."
             )
+        rule, theta = _completed(rule, theta, semiring, step.name)
         if rule.first_only and step.name not in purely:
             raise KlrpError.value(
                 f"composite: {rule!r} was given to {step.name}; its bounds hold for the input only. Select "
@@ -150,6 +176,10 @@ def _matches(selector: Any, step: Step, first: set[str]) -> bool:
         return True
     if selector is FIRST:
         return step.name in first
+    if selector is NORM:
+        return isinstance(step.operation, Norm)
+    if selector in (PRODUCT, ATTENTION):
+        return isinstance(step.operation, Product) and (selector is PRODUCT or step.operation.attention)
     if isinstance(selector, type):
         return issubclass(step.kind, selector) or issubclass(step.like, selector)
     return any(fnmatchcase(name, selector) for name in (step.name, *step.aliases))
@@ -166,6 +196,8 @@ def _check_selectors(steps: Sequence[Step], composite: Composite) -> None:
 
 def _completed(rule: Rule | None, theta: Conversion | None, semiring: Semiring, name: str) -> tuple[Rule, Conversion]:
     default_rule, default_theta = semiring.default or (None, None)
+    if rule is not None and not rule.parts and default_rule is not None:  # it says which way, and the semiring how
+        rule = replace(default_rule, name=f"{rule.name} {default_rule.name}", choice=rule.choice)
     rule = rule or default_rule
     theta = theta if theta is not None or default_theta is None else as_conversion(default_theta)
     if rule is None or theta is None:

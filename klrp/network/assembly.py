@@ -4,7 +4,6 @@ behind its layer is folded into that layer's weights.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp.errors import KlrpError, SampleAxisError
 from klrp.network import vocabulary
-from klrp.network.builders import Operation, Traced, rearrange, squash
-from klrp.network.calls import INPUT, Call, Key, first_line, tensors_of
+from klrp.network.builders import Operation, Traced, activation, rearrange
+from klrp.network.calls import INPUT, Call, Key, first_line
 from klrp.network.capture import Capture
 from klrp.network.layers import Affine, Conv, Layer, Linear
+from klrp.network.linearised import Product
 from klrp.network.moves import Pass, Rearrange
 from klrp.network.naming import names_of
+from klrp.network.rearranging import Moved, as_rearrange, by_samples, mixes_samples, rearranged
 from klrp.network.refusals import described, not_a_tensor, without_rule
 from klrp.network.steps import Network, Step, Trace
 from klrp.network.vocabulary import Entry
@@ -42,6 +43,7 @@ class Assembly:
         self.behind = self._look_behind()
         self.steps: dict[str, Step] = {}
         self.names: dict[Key, str] = {INPUT: "input"}
+        self.moved: Moved = {}
         made = [(self.calls[n], out) for n in self.needed for out in self.calls[n].outputs if self.read[out.key]]
         self.called = names_of(made)
 
@@ -103,8 +105,7 @@ class Assembly:
         number, call = self.output[0], None
         while number >= 0 and self.read[number, 0] == 1:
             call = self.calls[number]
-            entry = vocabulary.FUNCTIONS.get(call.name)
-            if entry is not None and entry.build is squash and call.name != "softmin":
+            if call.name in vocabulary.SQUASHING and call.name != "softmin":
                 _check_over_classes(call)
                 self.calls[number], self.squashed = replace(call, function=lambda x, *args, **kwargs: x), number
                 self.values = {key: value for key, value in self.values.items() if key[0] < number}
@@ -150,17 +151,28 @@ class Assembly:
                 f"Call it as its documentation does."
             ) from error
         n = len(self.x)
-        if not output.shape or output.shape[0] != n or _mixes_samples(operation, n):
-            raise SampleAxisError(
-                f"model: {described(call)} mixes or merges samples, at {call.where}: {tuple(output.shape)} from {n} of "
-                f"them. Inputs are [N, ...]: where the axis of samples is missing, add it, inputs[None]."
-            )
+        if not by_samples(output.shape, n) or mixes_samples(operation, n):
+            if not isinstance(operation, Rearrange | Pass) or output.key == self.output:
+                raise self._mixing(call, output)
+            self.moved[output.key] = as_rearrange(operation, output), sources, call
+            return
+        for source in sources:
+            if source.key in self.moved:
+                raise self._mixing(self.moved[source.key][2], source)
         self._enter(call, entry, output, operation, [self.names[source.key] for source in sources])
+
+    def _mixing(self, call: Call, output: Traced) -> SampleAxisError:
+        return SampleAxisError(
+            f"model: {described(call)} mixes or merges samples, at {call.where}: {tuple(output.shape)} from {len(self.x)} of "
+            f"them. Inputs are [N, ...]: where the axis of samples is missing, add it, inputs[None]."
+        )
 
     def _enter(self, call: Call, entry: Entry, output: Traced, operation: Operation, sources: list[str]) -> None:
         name, own = self.called[output.key]
         kind = call.frame.kind if own else entry.kind
-        step = Step(name, (), kind, entry.kind, operation, tuple(sources), output.shape, output.dtype, output.key)
+        like = Product if isinstance(operation, Product) else entry.kind
+        kind = like if kind is entry.kind else kind
+        step = Step(name, (), kind, like, operation, tuple(sources), output.shape, output.dtype, output.key)
         previous = self._foldable(entry, call)
         if previous is not None:
             aliases, operation = (*previous.aliases, name), _folded(previous.operation, operation)
@@ -169,26 +181,48 @@ class Assembly:
         self.steps[step.name], self.names[output.key] = step, step.name
 
     def _operation(self, call: Call, entry: Entry, output: Traced) -> tuple[Operation, list[Traced]]:
-        if entry.build is squash and output.call != self.squashed:
-            raise KlrpError.value(
-                "no rule takes relevance through it. At the end of a network klrp looks behind a softmax or sigmoid; else leave "
-                "it out and explain the logits, the values before it. A gate inside a network cannot be explained yet"
-            )
+        if output.call == self.squashed:
+            return activation(*call.args[:1] or [call.kwargs["input"]])
         if entry.build is rearrange:
-            operation, sources = _rearranged(call, output.item)
+            operation, sources = rearranged(call, output.item, self.moved)
         elif output.item:
             raise KlrpError.value("the indices that it returns depend on the values, and no rule follows them")
         else:
             args, kwargs = _arguments(call)
             operation, sources = entry.build(*args, **kwargs)
             sources = list(sources)
+            if isinstance(operation, Product):
+                operation = self._gated(operation, sources)
         lent = call.name in vocabulary.LENDS_SHAPE
         dropped = {s.key for s in call.sources[: 1 if lent else None]} - {s.key for s in sources}
+        dropped -= self.moved.keys() if entry.build is rearrange else set()
         if dropped:
             raise KlrpError.value("it reads a value that depends on the input where klrp expects a constant")
         if entry.registered:
             self._verify(call, operation, sources, output)
         return operation, sources
+
+    def _gated(self, product: Product, factors: list[Traced]) -> Product:
+        """The product, and which of its factors are gates."""
+        gates = [self._gate(factor) for factor in factors]
+        found = tuple(i for i, gate in enumerate(gates) if gate)
+        return replace(product, gates=found, attention=product.matrix and gates.count("softmax") == 1)
+
+    def _gate(self, value: Traced) -> str:
+        """The function that makes a value a gate: the last but for rearrangements, copies, and constant factors and
+        summands."""
+        while value.call >= 0:
+            call = self.calls[value.call]
+            entry = vocabulary.FUNCTIONS.get(call.name)
+            if call.name in vocabulary.GATES or (
+                call.name == "div" and call.args[1:] and isinstance(call.args[1], Traced)
+            ):
+                return call.name
+            through = entry is not None and (entry.build is rearrange or entry.kind in _GATE_KEEPING)
+            if not through or len(call.sources) != 1:
+                return ""
+            value = call.sources[0]
+        return ""
 
     def _verify(self, call: Call, operation: Operation, sources: list[Traced], output: Traced) -> None:
         """A KlrpError if what was registered computes something else than what it was said to be like."""
@@ -215,6 +249,9 @@ class Assembly:
             return None
         linear = isinstance(step.operation, Linear) and len(step.shape) == 2
         return step if linear or isinstance(step.operation, Conv) else None
+
+
+_GATE_KEEPING = (nn.Identity, nn.Dropout, Affine, vocabulary.ADD)
 
 
 def _keeps_all(call: Call) -> bool:
@@ -248,45 +285,6 @@ def _arguments(call: Call) -> tuple[tuple, dict[str, Any]]:
     if call.module is not None and issubclass(_registered(call.module).kind, nn.Linear | nn.modules.conv._ConvNd):
         kwargs["module"] = call.module
     return args, kwargs
-
-
-def _rearranged(call: Call, item: int) -> tuple[Operation, list[Traced]]:
-    """The call on the indices of its inputs' neurons, which tells which neuron shows which."""
-    lent = call.sources[1:] if call.name in vocabulary.LENDS_SHAPE else []
-    sources = list({source.key: source for source in call.sources if source not in lent}.values())
-    if any(source.dtype == torch.bool for source in sources):
-        raise KlrpError.value("it moves neurons by a mask that depends on the values")
-    if call.name in vocabulary.KEEPS_ORDER:
-        return Pass(tuple(sources[0].shape)), sources
-    # Float indices, exact to 2^53, since padding runs on floats; doubled, only constants stay put.
-    index, start = {}, 1
-    for source in sources:
-        stop = start + math.prod(source.shape)
-        numbers = torch.arange(start, stop, dtype=torch.float64, device=source.device)
-        index[source.key], start = numbers.reshape(source.shape), stop
-    blank = torch.zeros((), dtype=torch.float64)
-
-    def replayed(factor: int) -> Tensor:
-        found = call.again(lambda s: factor * index[s.key] if s.key in index else blank.expand(s.shape))
-        return tensors_of(found)[item]
-
-    once, twice = replayed(1), replayed(2)
-    origin = torch.where((once == twice) | ~once.isfinite(), 0, once).long()
-    return Rearrange(tuple(tuple(source.shape) for source in sources), origin), sources
-
-
-def _mixes_samples(operation: Operation, n: int) -> bool:
-    if not isinstance(operation, Rearrange) or not n:
-        return False
-    origin = operation.origin.reshape(n, -1)
-    own, start = torch.arange(n, device=origin.device)[:, None], 1
-    for shape in operation.inputs:
-        stop = start + math.prod(shape)
-        sample = (origin - start) // math.prod(shape[1:])
-        if bool(((sample != own) & (origin >= start) & (origin < stop)).any()):
-            return True
-        start = stop
-    return False
 
 
 def _check_over_classes(call: Call) -> None:

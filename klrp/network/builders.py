@@ -20,6 +20,7 @@ from klrp.network.layers import (
     AdaptiveWindows,
     Affine,
     Conv,
+    ConvTranspose,
     Layer,
     Linear,
     Pool,
@@ -28,7 +29,7 @@ from klrp.network.layers import (
     Windows,
     window_sizes,
 )  # fmt: skip
-from klrp.network.moves import Concat, Embedding, Move, Pass, Winner
+from klrp.network.moves import Concat, Embedding, Extreme, Move, Pass, Winner
 
 Operation = Layer | Move
 
@@ -60,13 +61,13 @@ def rearrange(*args: Any, **kwargs: Any) -> Built:
 
 
 def linear(x: Traced, weight: Tensor, bias: Tensor | None = None) -> Built:
-    _check_batched(x, x.dtype.is_floating_point and len(x.shape) >= 2)
+    check_batched(x, x.dtype.is_floating_point and len(x.shape) >= 2)
     return Linear((weight,), bias, (tuple(x.shape),), (*x.shape[:-1], weight.shape[0])), [x]
 
 
 def conv(spatial: int) -> Callable[..., Built]:
     def build(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-        _check_batched(x, len(x.shape) == spatial + 2)
+        check_batched(x, len(x.shape) == spatial + 2)
         kernel, dilation = tuple(weight.shape[2:]), _tuple(dilation, spatial)
         if padding == "same":
             total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -81,11 +82,26 @@ def conv(spatial: int) -> Callable[..., Built]:
     return build
 
 
+def conv_transpose(spatial: int) -> Callable[..., Built]:
+    def build(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+        check_batched(x, len(x.shape) == spatial + 2)
+        kernel, stride, dilation = tuple(weight.shape[2:]), _tuple(stride, spatial), _tuple(dilation, spatial)
+        padding, more = _tuple(padding, spatial), _tuple(output_padding, spatial)
+        axes = zip(x.shape[2:], kernel, stride, padding, dilation, more, strict=True)
+        sizes = [(i - 1) * step - 2 * p + d * (k - 1) + m + 1 for i, k, step, p, d, m in axes]
+        output = (x.shape[0], weight.shape[1] * groups, *sizes)
+        windows = Windows(kernel, stride, tuple((p, p) for p in padding), dilation)
+        bias = None if bias is None else bias.reshape(-1, *(1,) * spatial)
+        return ConvTranspose((weight,), bias, (tuple(x.shape),), output, windows, groups), [x]
+
+    return build
+
+
 def avg_pool(spatial: int) -> Callable[..., Built]:
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[spatial - 1]
 
     def build(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
-        _check_batched(x, len(x.shape) == spatial + 2)
+        check_batched(x, len(x.shape) == spatial + 2)
         windows, inputs = _pool_windows(spatial, kernel_size, stride, padding, 1), tuple(x.shape)
         extra = () if divisor_override is None else (divisor_override,)
         ones = torch.ones(1, 1, *inputs[-spatial:], dtype=x.dtype, device=x.device)
@@ -101,7 +117,7 @@ def avg_pool(spatial: int) -> Callable[..., Built]:
 
 def adaptive_avg_pool(spatial: int) -> Callable[..., Built]:
     def build(x, output_size):
-        _check_batched(x, len(x.shape) == spatial + 2)
+        check_batched(x, len(x.shape) == spatial + 2)
         inputs, outputs, windows = _adaptive(x, output_size, spatial)
         weight = 1 / window_sizes(windows, inputs[-spatial:], outputs).to(x.device, x.dtype)
         return Pool((weight,), None, (inputs,), (*inputs[:-spatial], *outputs), windows), [x]
@@ -121,47 +137,29 @@ def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=Fa
 
 
 def add(a, b, *, alpha=1) -> Built:
-    return _sum([(a, 1), (b, alpha)])
+    return linear_sum([(a, 1), (b, alpha)])
 
 
 def sub(a, b, *, alpha=1) -> Built:
-    return _sum([(a, 1), (b, -alpha)])
+    return linear_sum([(a, 1), (b, -alpha)])
 
 
 def rsub(a, b, *, alpha=1) -> Built:
-    return _sum([(a, -alpha), (b, 1)])
+    return linear_sum([(a, -alpha), (b, 1)])
 
 
 def neg(a) -> Built:
-    return mul(a, -1)
+    return linear_sum([(a, -1)])
 
 
-def mul(a, b) -> Built:
-    if isinstance(a, Traced) and isinstance(b, Traced):
-        raise KlrpError.value("it multiplies two values that depend on the input, and no rule shares that")
-    return _sum([(a, b) if isinstance(a, Traced) else (b, a)])
-
-
-def div(a, b, *, rounding_mode=None) -> Built:
-    if isinstance(b, Traced) or rounding_mode is not None:
-        raise KlrpError.value("it divides by a value that depends on the input, and no rule shares that")
-    if isinstance(b, Tensor) and a.dtype.is_floating_point:
-        b = b.to(a.dtype)  # 1 / b of whole numbers or of lower precision would be rounded
-    return _sum([(a, 1 / b)])
-
-
-def rdiv(a, b) -> Built:
-    return div(b, a)
-
-
-def _sum(terms: list[tuple[Any, Any]]) -> Built:
+def linear_sum(terms: list[tuple[Any, Any]]) -> Built:
     """Σ factor · term: the traced terms are the inputs, the constant ones the bias."""
     live = [(x, factor) for x, factor in terms if isinstance(x, Traced)]
     first = live[0][0]
     if not first.dtype.is_floating_point and len(live) == 1:
         return Pass(tuple(first.shape)), [first]  # integers are tokens: another number for the same token
-    shapes = [_shape(x) for x, _ in terms]
-    shape = torch.broadcast_shapes(*shapes, *(_shape(factor) for _, factor in terms))
+    shapes = [shape_of(x) for x, _ in terms]
+    shape = torch.broadcast_shapes(*shapes, *(shape_of(factor) for _, factor in terms))
     if any(len(x.shape) != len(shape) for x, _ in live):
         raise KlrpError.value("it broadcasts a value along a new leading axis, which is the samples'")
 
@@ -199,7 +197,7 @@ def max_pool(spatial: int) -> Callable[..., Built]:
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spatial - 1]
 
     def build(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-        _check_batched(x, len(x.shape) == spatial + 2)
+        check_batched(x, len(x.shape) == spatial + 2)
         w = _pool_windows(spatial, kernel_size, stride, padding, dilation)
         settings = dict(padding=_tuple(padding, spatial), dilation=w.dilation, ceil_mode=ceil_mode)
         winners = partial(pool, kernel_size=w.kernel, stride=w.stride, return_indices=True, **settings)
@@ -213,7 +211,7 @@ def adaptive_max_pool(spatial: int) -> Callable[..., Built]:
     pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[spatial - 1]
 
     def build(x, output_size, return_indices=False):
-        _check_batched(x, len(x.shape) == spatial + 2)
+        check_batched(x, len(x.shape) == spatial + 2)
         inputs, outputs, windows = _adaptive(x, output_size, spatial)
         winners = partial(pool, output_size=outputs, return_indices=True)
         return Winner(winners, windows, inputs, (*inputs[:-spatial], *outputs)), [x]
@@ -221,8 +219,20 @@ def adaptive_max_pool(spatial: int) -> Callable[..., Built]:
     return build
 
 
+def extreme(sign: int) -> Callable[..., Built]:
+    """The largest or smallest over axes other than the samples'; two values, element by element, are no rule's."""
+
+    def build(x, dim=None, keepdim=False):
+        dims = () if dim is None else tuple(d % len(x.shape) for d in ([dim] if isinstance(dim, int) else dim))
+        if not dims or 0 in dims:
+            raise KlrpError.value("it joins the samples; name the other axes")
+        return Extreme(tuple(x.shape), dims, sign), [x]
+
+    return build
+
+
 def cat(tensors, dim=0) -> Built:
-    shapes = tuple(_shape(t) for t in tensors)
+    shapes = tuple(shape_of(t) for t in tensors)
     dim %= len(shapes[0])
     if dim == 0:
         raise KlrpError.value("it concatenates along the axis of the samples")
@@ -241,18 +251,15 @@ def one_hot(x, num_classes=-1) -> Built:
 
 
 def activation(x, *args, **kwargs) -> Built:
-    return Pass(tuple(x.shape)), [x]
-
-
-def squash(x, *args, **kwargs) -> Built:
-    """Softmax and its like: at the end of a network what they read is explained, elsewhere they are refused."""
+    if not isinstance(x, Traced):
+        raise KlrpError.value("its first argument is a constant, and another one depends on the input")
     return Pass(tuple(x.shape)), [x]
 
 
 # --- shapes -------------------------------------------------------------------------------------------------
 
 
-def _check_batched(x: Traced, batched: bool) -> None:
+def check_batched(x: Traced, batched: bool) -> None:
     if not batched:
         raise SampleAxisError(
             f"inputs: a layer got {tuple(x.shape)}; expected [N, ...]. Add the axis of samples: inputs[None]"
@@ -265,7 +272,7 @@ def _tuple(value: Any, n: int) -> tuple[int, ...]:
     return tuple(value) * n if len(value) == 1 else tuple(value)
 
 
-def _shape(x: Any) -> Shape:
+def shape_of(x: Any) -> Shape:
     return tuple(x.shape) if isinstance(x, Tensor | Traced) else ()
 
 

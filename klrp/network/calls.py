@@ -89,7 +89,7 @@ def recomputable(call: Call) -> bool:
     entry = vocabulary.FUNCTIONS.get(call.name)
     if entry is None or call.module is not None or entry.registered or call.name in vocabulary.RANDOM:
         return False
-    return entry.build is builders.squash or entry.build is builders.activation
+    return call.name in vocabulary.SQUASHING or entry.build is builders.activation
 
 
 def line_of_user() -> str:

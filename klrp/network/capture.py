@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from klrp.errors import KlrpError
-from klrp.network import vocabulary
+from klrp.network import taken_apart, vocabulary
 from klrp.network.builders import Traced
 from klrp.network.calls import INPUT, Call, Frame, Key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
@@ -76,11 +76,6 @@ def _check_constant(unknown: list[tuple[Tensor, str]], other: _Recorder) -> None
 
 def _memory(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
-
-
-def _marked(input: Any) -> Any:
-    """What an Identity does: a tensor leaves a mark, and anything else goes through."""
-    return torch.positive(input) if isinstance(input, Tensor) and input.dtype != torch.bool else input
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -154,8 +149,7 @@ class _Recorder(TorchFunctionMode):
         for path, module in self.shadow.named_modules():
             whole = next((registered[kind] for kind in type(module).__mro__ if kind in registered), None)
             run = self._whole if whole is not None else self._entered
-            # An Identity calls nothing, and is a step all the same: it marks a place whose map one wants.
-            forward = _marked if type(module) is nn.Identity else module.forward
+            forward = taken_apart.forward_of(module)
             vars(module)["forward"] = _Entered(run(path, module, forward), module)
 
     def _entered(self, path: str, module: nn.Module, forward: Callable) -> Callable:
@@ -204,9 +198,9 @@ class _Recorder(TorchFunctionMode):
         if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args)):
             self._check_stale(args, kwargs)
             return self._known(func(*args, **kwargs))
-        if name in vocabulary.TAKEN_APART:
+        if name in taken_apart.FUNCTIONS:
             with self:
-                return vocabulary.TAKEN_APART[name](*args, **kwargs)
+                return taken_apart.FUNCTIONS[name](*args, **kwargs)
         if name == "embedding" and (written(func, name, args, kwargs) is not None):
             self._protect(written(func, name, args, kwargs))
         if name == "batch_norm" and kwargs.get("training", args[5] if len(args) > 5 else False):

@@ -265,6 +265,39 @@ class Conv(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class ConvTranspose(Layer):
+    """A transposed convolution, weight [in, out / groups, *kernel]: a convolution with its ends changed over, so that
+    ``windows`` lie on the output."""
+
+    windows: Windows
+    groups: int
+
+    def taps(self) -> Iterator[Tap]:
+        g, ones = self.groups, (1,) * len(self.windows.kernel)
+
+        def at(slices: tuple) -> View:
+            return lambda x: x[(slice(None), slice(None), *slices)].unflatten(1, (g, -1))
+
+        def weight(offset: Shape) -> View:
+            return lambda w: w[(..., *offset)].unflatten(0, (g, -1)).mT.reshape(1, g, w.shape[1], -1, *ones)
+
+        for offset, above, below in self.windows.offsets(self.output[2:], self.inputs[0][2:]):
+            yield Tap(0, at(below), at(above), weight(offset))
+
+    def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
+        w, padding = self.windows, tuple(left for left, _ in self.windows.padding)
+        axes = zip(self.output[2:], self.inputs[0][2:], w.kernel, w.stride, padding, w.dilation, strict=True)
+        more = [o - ((i - 1) * step - 2 * p + d * (k - 1) + 1) for o, i, k, step, p, d in axes]
+        (weight,) = self._mapped(omega, xs[0].dtype)
+        return torch.convolution(xs[0], weight, None, w.stride, padding, w.dilation, True, more, self.groups)
+
+    def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
+        (weight,), w, still = self._mapped(omega, s.dtype), self.windows, (0,) * len(self.windows.kernel)
+        padding = tuple(left for left, _ in w.padding)
+        return [torch.convolution(s, weight, None, w.stride, padding, w.dilation, False, still, self.groups)]
+
+
+@dataclass(frozen=True, eq=False)
 class Pool(Layer):
     """Average pooling: weight [*output positions], 1 / the window's divisor."""
 

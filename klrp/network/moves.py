@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from klrp.network.layers import AdaptiveWindows, Pool, Shape, Windows, window, window_sizes
+from klrp.network.layers import AdaptiveWindows, Layer, Pool, Shape, Windows, window, window_sizes
 from klrp.semirings import Semiring
+
+Layered = tuple[Layer, tuple[int, ...]]  # a layer, and which of a step's sources it reads
 
 
 class Move:
@@ -19,8 +22,8 @@ class Move:
 
     reads_values = False
 
-    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """What each input that depends on the network's gets, from r [N, *output, *shape]."""
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor | None, ...]:
+        """What each input that depends on the network's gets, from r [N, *output, *shape]; None is nothing."""
         raise NotImplementedError
 
     def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
@@ -32,8 +35,41 @@ class Move:
         return r.new_zeros(len(r))
 
 
+class Linearised(Move):
+    """A step that may be a layer for the values that it reads: by which ``choices`` of a rule, and its ``usual`` one,
+    None where relevance only moves."""
+
+    choices: ClassVar[tuple[str, ...]] = ()
+    usual: ClassVar[str | None] = None
+
+    def choice(self, wanted: str) -> str | None:
+        """The way that is taken where a rule wants one of its own."""
+        return wanted if wanted in self.choices else self.usual
+
+    def layer(self, choice: str, values: Sequence[Tensor]) -> Layered:
+        """The layer that it is for these values."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, eq=False)
-class Winner(Move):
+class Held(Move):
+    """A statistic, such as a norm or a deviation, that is held constant: relevance that arrives ends here."""
+
+    input: Shape
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[None]:
+        return (None,)
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        nothing = torch.zeros(0, dtype=torch.long)
+        return [(nothing, nothing)]
+
+    def lost(self, r: Tensor) -> Tensor:
+        return r.reshape(len(r), -1).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Winner(Linearised):
     """A max-pool: its relevance goes to the winner of each window. ``pool`` gives (values, indices in the plane)."""
 
     pool: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,6 +77,7 @@ class Winner(Move):
     input: Shape
     output: Shape
     reads_values = True
+    choices: ClassVar[tuple[str, ...]] = ("average",)
 
     def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
         """R_j = ⊕ of R_k over the windows that j wins."""
@@ -67,14 +104,38 @@ class Winner(Move):
         k = torch.arange(indices.numel())
         return [(indices.flatten() + k // math.prod(self.output[-self._spatial :]) * size, k)]
 
-    def average(self, like: Tensor) -> Pool:
-        """The average pool over the same windows and the real neurons in them, its weights as ``like``."""
+    def layer(self, choice: str, values: Sequence[Tensor]) -> Layered:
+        """The average pool over the same windows and the real neurons in them."""
         counts = window_sizes(self.windows, self.input[-self._spatial :], self.output[-self._spatial :])
-        return Pool((1 / counts.to(like),), None, (self.input,), self.output, self.windows)
+        return Pool((1 / counts.to(values[0]),), None, (self.input,), self.output, self.windows), (0,)
 
     @property
     def _spatial(self) -> int:
         return len(self.output) - 2
+
+
+@dataclass(frozen=True)
+class Extreme(Move):
+    """The largest (``sign`` 1) or smallest (−1) over the axes ``dims``: relevance goes to the first that is it."""
+
+    input: Shape
+    dims: tuple[int, ...]
+    sign: int
+    reads_values = True
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
+        result = semiring.full((math.prod(self.input),), "zero", r)
+        ((j, _),) = self.pairs(values)
+        result[j] = r.reshape(len(j), *semiring.shape)
+        return (result.reshape(*self.input, *semiring.shape),)
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        others = [axis for axis in range(len(self.input)) if axis not in self.dims]
+        lined = lambda x: x.permute(*others, *self.dims).flatten(len(others))  # noqa: E731
+        winner = (self.sign * lined(values[0])).argmax(-1, keepdim=True)
+        numbers = torch.arange(math.prod(self.input), device=winner.device).reshape(self.input)
+        j = lined(numbers).gather(-1, winner).flatten()
+        return [(j, torch.arange(len(j), device=j.device))]
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import nn
 
 from klrp.errors import KlrpError
-from klrp.network import builders
+from klrp.network import builders, products
 from klrp.network.builders import Built, Traced
 from klrp.network.layers import Affine, Reduce
-from klrp.network.moves import Concat
+from klrp.network.linearised import Product
+from klrp.network.moves import Concat, Extreme, Held, Pass
 
 
 class ADD:
@@ -42,10 +42,16 @@ _ACTIVATIONS = {
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
 }  # fmt: skip
 _COPIES = "clone contiguous to type type_as float double half bfloat16 long int cpu cuda positive"
-_SQUASHING = {
-    "softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "sigmoid": nn.Sigmoid, "logsigmoid": nn.LogSigmoid, "log_sigmoid": nn.LogSigmoid, "softmin": nn.Softmin,
-    "hardsigmoid": nn.Hardsigmoid,
+_ELEMENTWISE = "abs pow square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p reciprocal"
+# At the end of a network what they read is explained.
+SQUASHING = {
+    "softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "sigmoid": nn.Sigmoid, "logsigmoid": nn.LogSigmoid,
+    "log_sigmoid": nn.LogSigmoid, "softmin": nn.Softmin, "hardsigmoid": nn.Hardsigmoid,
 }  # fmt: skip
+# What comes out of them, or of a division, scales another factor and is held constant.
+GATES = set(
+    "sigmoid hardsigmoid softmax softmin sqrt rsqrt reciprocal rdiv std var norm vector_norm linalg_norm linalg_vector_norm".split()
+)
 _REARRANGING = """flatten reshape view squeeze unsqueeze unflatten ravel view_as reshape_as permute transpose t T mT
     swapaxes swapdims movedim moveaxis expand expand_as broadcast_to repeat tile repeat_interleave chunk split
     split_with_sizes tensor_split hsplit vsplit dsplit unbind select narrow getitem index_select gather take_along_dim flip fliplr flipud
@@ -68,58 +74,79 @@ SHAPES = set("shape size dim ndim ndimension numel nelement len dtype device lay
               "is_complex is_cuda requires_grad is_leaf grad_fn names itemsize element_size get_device".split())  # fmt: skip
 
 
-def _table() -> dict[str, Entry]:
-    table = {name: Entry(kind, builders.activation) for name, kind in _ACTIVATIONS.items()}
+def _moving() -> dict[str, Entry]:
+    """What acts on each neuron by itself, or only moves neurons."""
+    table = {name: Entry(kind, builders.activation) for name, kind in (_ACTIVATIONS | SQUASHING).items()}
     table |= {name: Entry(nn.Identity, builders.activation) for name in _COPIES.split()}
-    table |= {name: Entry(kind, builders.squash) for name, kind in _SQUASHING.items()}
+    table |= {name: Entry(Pass, builders.activation) for name in _ELEMENTWISE.split()}
     table |= {name: Entry(nn.Flatten, builders.rearrange) for name in _REARRANGING.split()}
-    for n in (1, 2, 3):
-        kinds = {name: getattr(nn, f"{name}{n}d") for name in ("Conv", "AvgPool", "AdaptiveAvgPool")}
-        table[f"conv{n}d"] = Entry(kinds["Conv"], builders.conv(n))
-        table[f"avg_pool{n}d"] = Entry(kinds["AvgPool"], builders.avg_pool(n))
-        table[f"adaptive_avg_pool{n}d"] = Entry(kinds["AdaptiveAvgPool"], builders.adaptive_avg_pool(n))
-        for suffix in ("", "_with_indices"):
-            table[f"max_pool{n}d{suffix}"] = Entry(getattr(nn, f"MaxPool{n}d"), builders.max_pool(n))
-            kind = getattr(nn, f"AdaptiveMaxPool{n}d")
-            table[f"adaptive_max_pool{n}d{suffix}"] = Entry(kind, builders.adaptive_max_pool(n))
-    table |= {name: Entry(ADD, builders.add) for name in ("add",)}
-    table |= {name: Entry(ADD, builders.sub) for name in ("sub", "subtract")} | {"rsub": Entry(ADD, builders.rsub)}
-    table |= {name: Entry(Affine, builders.mul) for name in ("mul", "multiply")}
-    table |= {name: Entry(Affine, builders.div) for name in ("div", "divide", "true_divide")} | {
-        "rdiv": Entry(Affine, builders.rdiv)
-    }
-    table |= {name: Entry(Affine, builders.neg) for name in ("neg", "negative")}
     table |= {name: Entry(Concat, builders.cat) for name in ("cat", "concat", "concatenate")}
+    table |= {name: Entry(Extreme, builders.extreme(1)) for name in ("amax", "max")}
+    return table | {name: Entry(Extreme, builders.extreme(-1)) for name in ("amin", "min")}
+
+
+def _windowed() -> dict[str, Entry]:
+    """Convolutions and pools."""
+    table = {}
+    for n in (1, 2, 3):
+        names = ("Conv", "ConvTranspose", "AvgPool", "AdaptiveAvgPool", "MaxPool", "AdaptiveMaxPool")
+        conv, transposed, average, adaptive, largest, adaptive_max = (getattr(nn, f"{name}{n}d") for name in names)
+        table |= {
+            f"conv{n}d": Entry(conv, builders.conv(n)),
+            f"conv_transpose{n}d": Entry(transposed, builders.conv_transpose(n)),
+            f"avg_pool{n}d": Entry(average, builders.avg_pool(n)),
+            f"adaptive_avg_pool{n}d": Entry(adaptive, builders.adaptive_avg_pool(n)),
+        }
+        for suffix in ("", "_with_indices"):
+            table[f"max_pool{n}d{suffix}"] = Entry(largest, builders.max_pool(n))
+            table[f"adaptive_max_pool{n}d{suffix}"] = Entry(adaptive_max, builders.adaptive_max_pool(n))
+    return table
+
+
+def _linear() -> dict[str, Entry]:
+    """Sums, products with constants, and layers with a matrix."""
+    table = {name: Entry(ADD, builders.sub) for name in ("sub", "subtract")}
+    table |= {name: Entry(Affine, products.mul) for name in ("mul", "multiply")}
+    table |= {name: Entry(Affine, products.div) for name in ("div", "divide", "true_divide")}
+    table |= {name: Entry(Affine, builders.neg) for name in ("neg", "negative")}
     return table | {
+        "add": Entry(ADD, builders.add), "rsub": Entry(ADD, builders.rsub), "rdiv": Entry(Affine, products.rdiv),
         "linear": Entry(nn.Linear, builders.linear), "batch_norm": Entry(nn.BatchNorm2d, builders.batch_norm),
         "mean": Entry(Reduce, builders.reduce(average=True)), "sum": Entry(Reduce, builders.reduce(average=False)),
         "embedding": Entry(nn.Embedding, builders.embedding), "one_hot": Entry(nn.Embedding, builders.one_hot),
     }  # fmt: skip
 
 
-FUNCTIONS = _table()
+def _linear_for_given_values() -> dict[str, Entry]:
+    """Products of two activations, normalisations, softmax, and statistics that are held."""
+    table = {name: Entry(Product, products.matmul) for name in ("matmul", "bmm", "mm")}
+    table |= {name: Entry(Held, products.statistic(0)) for name in ("std", "var")}
+    norms = ("norm", "vector_norm", "linalg_norm", "linalg_vector_norm")
+    table |= {name: Entry(Held, products.statistic(1)) for name in norms}
+    return table | {
+        "softmax": Entry(nn.Softmax, products.softmax()), "softmin": Entry(nn.Softmin, products.softmax(sign=-1)),
+        "log_softmax": Entry(nn.LogSoftmax, products.softmax(logarithm=True)),
+        "layer_norm": Entry(nn.LayerNorm, products.layer_norm), "rms_norm": Entry(nn.RMSNorm, products.rms_norm),
+        "group_norm": Entry(nn.GroupNorm, products.group_norm),
+        "instance_norm": Entry(nn.InstanceNorm2d, products.instance_norm),
+    }  # fmt: skip
+
+
+FUNCTIONS = _moving() | _windowed() | _linear() | _linear_for_given_values()
 MODULES: dict[type, Entry] = {}  # what was registered: such a module is one step
-
-
-# --- what is taken apart into functions of the table ---------------------------------------------------------
-
-
-def _embedding_bag(input, weight, offsets=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode="mean",
-                   sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None):  # fmt: skip
-    if input.ndim != 2 or mode == "max" or padding_idx is not None or per_sample_weights is not None:
-        raise KlrpError.value(
-            "an embedding bag is explained for bags [N, T] in the mode mean or sum, without padding_idx"
-        )
-    vectors = F.embedding(input, weight, None, max_norm, norm_type)
-    return vectors.mean(1) if mode == "mean" else vectors.sum(1)
-
-
-TAKEN_APART: dict[str, Callable] = {"embedding_bag": _embedding_bag}
 
 
 # --- names and registration ---------------------------------------------------------------------------------
 
-_SPELLINGS = {"rdiv": "rdiv", "rtruediv": "rdiv", "truediv": "div", "radd": "add", "rmul": "mul"}
+_SPELLINGS = {
+    "rdiv": "rdiv",
+    "rtruediv": "rdiv",
+    "truediv": "div",
+    "rpow": "rpow",
+    "radd": "add",
+    "rmul": "mul",
+    "rmatmul": "matmul",
+}
 
 
 def name_of(function: Any) -> str:

@@ -248,19 +248,37 @@ def test_one_sigmoid_whose_axis_is_taken_is_looked_behind(case, semiring):
     assert torch.equal(found.input, expected.input)
 
 
-MIDDLES = {
+INNER = {
     "softmax": lambda n, x: n.few(F.softmax(n.fc(x.flatten(1)), 1)),
     "log_softmax": lambda n, x: n.few(F.log_softmax(n.fc(x.flatten(1)), 1)),
+    "softmin": lambda n, x: n.few(F.softmin(n.fc(x.flatten(1)), 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INNER)
+def test_a_softmax_in_the_middle_is_held_constant_and_the_account_says_so(case):
+    model = graph(INNER[case], fc=FC, few=nn.Linear(13, 4))
+    found = klrp.explain(model, X)
+    assert not found.input.any() and found.behind == ""
+    account = found.conservation()[case]
+    close(account.lost, account.received, 1e-12)
+    kind = {"softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "softmin": nn.Softmin}[case]
+    rows = [(kind, rules.softmax_taylor(rules.lrp0()), None), (klrp.ANY, rules.lrp0(), None)]
+    through = klrp.explain(model, X, composite=klrp.Composite(rows), start="logit")
+    close(through.input, gradient_times_input(model, X, through.target))  # its Jacobian is what it is
+
+
+MIDDLES = {
     "sigmoid": lambda n, x: n.few(torch.sigmoid(n.fc(x.flatten(1)))),
     "sigmoid, then scaled": lambda n, x: 2 * torch.sigmoid(n.fc(x.flatten(1))),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", MIDDLES)
-def test_a_softmax_in_the_middle_is_refused_by_name(case):
+def test_a_sigmoid_in_the_middle_is_an_activation(case):
     model = graph(MIDDLES[case], fc=FC, few=nn.Linear(13, 4))
-    with pytest.raises(klrp.KlrpError, match=case.split(",")[0]):
-        klrp.explain(model, X)
+    found = klrp.explain(model, X)
+    assert found.behind == "" and torch.equal(found["sigmoid"], found["fc"])
 
 
 # --- outputs [N] -----------------------------------------------------------------------------------------

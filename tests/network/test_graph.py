@@ -808,6 +808,7 @@ def test_a_registered_layer_takes_shares_as_the_one_it_is_like(tables):
 ], ids=["method like method", "method like function", "function", "function of two"])  # fmt: skip
 def test_a_registered_function_or_method_is_what_it_is_like(tables, target, like, forward):
     vocabulary.FUNCTIONS.pop("subtract", None)
+    vocabulary.FUNCTIONS.pop("abs", None)
     model = graph(forward, fc=nn.Linear(7, 13))
     with pytest.raises(klrp.KlrpError, match=r"has no rule.*klrp\.register\("):
         klrp.explain(model, signed(2, 7))

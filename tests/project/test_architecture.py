@@ -19,8 +19,9 @@ LARGE = {"network.capture": 280}  # larger than a module should be, and not to g
 # Each module imports only from those before it.
 CORE = """
 errors tables numbers conversions rules semirings laws
-network network.layers network.moves network.builders network.vocabulary network.calls network.purity network.shadow
-network.refusals network.capture network.naming network.steps network.assembly network.tracing
+network network.layers network.moves network.linearised network.builders network.products network.vocabulary network.calls network.purity
+network.shadow network.taken_apart
+network.refusals network.capture network.naming network.steps network.rearranging network.assembly network.tracing
 composites.assignment composites.presets composites shares
 """.split()
 FROM_KERNELS_ON = """
