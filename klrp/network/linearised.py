@@ -90,7 +90,7 @@ class Norm(Linearised):
         weight = factor.reshape(self.rows).unsqueeze(3) * centring
 
         def view(x: Tensor) -> Tensor:
-            return x.reshape(*self.rows, *x.shape[len(shape) :])
+            return x.reshape(len(x), *self.rows[1:], *x.shape[len(shape) :])
 
         return Dense((weight,), self.shift, (shape,), shape, view), (0,)
 

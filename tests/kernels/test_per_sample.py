@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -10,7 +11,9 @@ import torch
 import klrp
 from klrp import conversions, rules
 from klrp.kernels import blocked, chosen, lists, only, pnorm, task_for
+from klrp.network.builders import Traced, conv_transpose
 from klrp.network.layers import Affine, Linear, MatMul, Multiply, Read
+from klrp.network.linearised import Norm, Softmax
 
 N, I, J, K, B = 3, 2, 5, 7, 11
 THETA = 0.073
@@ -70,7 +73,61 @@ def matmul(*between, sides=(0, 1)):
     return MatMul(tuple(others), None, shapes, (N, *between, I, K), sides), factors, pairs
 
 
+def centred():
+    """y_k = γ_k (x_k − mean x) / σ + β_k in rows of J neurons, σ held."""
+    x, scale, shift = draw(N, K, J), draw(1, 1, J, seed=1), draw(1, 1, J, seed=2)
+    layer, read = Norm(x.shape, (N, K, J), scale, shift, 1e-5).layer("centre", [x])
+    assert read == (0,)
+    pairs = []
+    for n in range(N):
+        edges = {}
+        for g, k in itertools.product(range(K), range(J)):
+            row = x[n, g].tolist()
+            mean = sum(row) / J
+            deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / J + 1e-5)
+            factor = scale[0, 0, k].item() / deviation
+            edges[g * J + k] = [(g * J + j, factor * ((j == k) - 1 / J)) for j in range(J)]
+        pairs.append(edges)
+    return layer, [x], pairs
+
+
+def taylor():
+    """s = softmax(x) over J neurons at K places, by its Jacobian: s_k (δ_jk − s_j)."""
+    x = draw(N, J, K)
+    layer, read = Softmax(x.shape, 1).layer("taylor", [x])
+    assert read == (0,)
+    pairs = []
+    for n in range(N):
+        edges = {}
+        for k, p in itertools.product(range(J), range(K)):
+            total = sum(math.exp(v) for v in x[n, :, p].tolist())
+            s = [math.exp(v) / total for v in x[n, :, p].tolist()]
+            edges[k * K + p] = [(j * K + p, s[k] * ((j == k) - s[j])) for j in range(J)]
+        pairs.append(edges)
+    return layer, [x], pairs
+
+
+def transposed():
+    """A transposed convolution: every lower position writes a window of the output."""
+    stride, padding, dilation, more = (2, 1), (1, 0), (1, 2), (1, 0)
+    x, w, bias = draw(N, 4, 3, 2), draw(4, 3, 3, 2, seed=1), draw(6, 1, 1, seed=2)  # two groups of 2 to 3 channels
+    inputs = Traced(0, 0, x.shape, x.dtype, x.device)
+    layer, _ = conv_transpose(2)(inputs, w, bias.flatten(), stride, padding, more, 2, dilation)
+    _, channels, height, width = layer.output
+    edges = {k: [] for k in range(channels * height * width)}
+    for j, o, y, c, u, v in itertools.product(range(4), range(3), range(3), range(2), range(3), range(2)):
+        row = y * stride[0] + u * dilation[0] - padding[0]
+        column = c * stride[1] + v * dilation[1] - padding[1]
+        if 0 <= row < height and 0 <= column < width:
+            k = ((j // 2 * 3 + o) * height + row) * width + column
+            edges[k].append(((j * 3 + y) * 2 + c, w[j, o, u, v].item()))
+    return replace(layer, bias=bias[None]), [x], [edges] * N
+
+
 CASES = {
+    "centred": centred,
+    "softmax by its Jacobian": taylor,
+    "transposed convolution": transposed,
     "gate": gate,
     "gate of channels": broadcast_gate,
     "scaled": scaled,
@@ -131,7 +188,7 @@ def test_each_product_of_activations_equals_the_loop(geometry, name, memory):
     case, (semiring, theta, py_theta, needs_positive) = CASES[geometry](), SEMIRINGS[name]
     layer, activations, pairs = case
     r, sizes = start(semiring, layer.output), [a[0].numel() for a in activations]
-    bias = torch.zeros(layer.output[1:]) if layer.bias is None else layer.bias[0].expand(layer.output[1:])
+    bias = torch.zeros(layer.output) if layer.bias is None else layer.bias.expand(layer.output)
     for rule, py_rule, never_negative in RULES:
         if needs_positive and not never_negative:
             continue
@@ -140,7 +197,7 @@ def test_each_product_of_activations_equals_the_loop(geometry, name, memory):
             slow = klrp.kernels.contract(task(case, rule, theta, semiring, memory), r)
         for n in range(N):
             joint = torch.cat([a[n].flatten() for a in activations]).tolist()
-            d = oracle.shares(py_rule, joint, pairs[n], bias.flatten().tolist())
+            d = oracle.shares(py_rule, joint, pairs[n], bias[n].flatten().tolist())
             expected = oracle.propagate(
                 d, r[n].flatten().tolist(), sum(sizes), oracle.SEMIRINGS[semiring.name], py_theta
             )

@@ -57,6 +57,17 @@ def test_the_table_of_engines(tmp_path, capsys):
     assert {"python", "torch", "numba", "klrp"} <= set(kept[0]["versions"]) and kept[0]["date"]
 
 
+def test_the_table_of_networks(capsys, tmp_path):
+    import zoo
+
+    given = ["--networks", "mnasnet0_*", "--size", "32", "--threads", "1", "--semirings", "real", "boolean"]
+    record = zoo.main([*given, "--save", str(tmp_path / "zoo.json")])
+    assert [row["network"] for row in record["rows"]] == ["mnasnet0_5", "mnasnet0_75"]
+    positive(record["rows"], "steps", "gradient", "real", "boolean")
+    assert all(row["error"] < 1e-9 and not row["refused"] for row in record["rows"])
+    assert "mnasnet0_75" in capsys.readouterr().out
+
+
 def test_photographs_and_other_packages():
     pytest.importorskip("captum")
     pytest.importorskip("zennit")
