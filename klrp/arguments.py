@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,9 @@ class Plan(NamedTuple):
     start: Tensor
     keep: set[str]
     memory: int
-    cache: Cache | None = None
+    cache: Cache | None
+    starts: Mapping[str, Tensor]
+    through: Mapping[str, Tensor]
 
 
 class Kept:
@@ -53,7 +55,7 @@ class Kept:
 
 def plan_for(
     model: Any, inputs: Any, target: Any, semiring: Semiring, composite: Any, rule: Any, theta: Any, start: Any,
-    keep: Any, memory: Any, kept: Kept | None = None,
+    keep: Any, memory: Any, kept: Kept | None = None, through: Any = None, output: Any = None,
 ) -> Plan:  # fmt: skip
     """Check the arguments of klrp.explain, whose names these are, and decide what they leave open.
 
@@ -63,30 +65,37 @@ def plan_for(
     _check_memory(memory)
     if kept is not None:
         kept.renew(model, memory)
-    network, assignment = _traced(model, inputs, _composite(composite, rule, theta), semiring, kept)
+    if output is not None and not callable(output):
+        raise KlrpError.type(f"output: got {output!r}; expected a function of what the model returns.")
+    network, assignment = _traced(model, inputs, _composite(composite, rule, theta), semiring, kept, output)
     chosen = targets_for(target, network.logits)
     first = start_for(start, semiring, chosen, network.logits)
-    target = None if isinstance(start, Tensor) else chosen
+    if isinstance(start, Mapping):
+        starts = _elements_of(start, network, semiring)
+    else:
+        starts = {network.output: first.reshape(*network.value(network.output).shape, *semiring.shape)}
     return Plan(
         network,
         semiring,
         assignment,
-        target,
+        None if isinstance(start, Tensor | Mapping) else chosen,
         first,
         _names(keep, network.steps),
         memory,
         None if kept is None else kept.cache,
+        starts,
+        _masks(through, network, semiring),
     )
 
 
 def _traced(
-    model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, kept: Kept | None
+    model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, kept: Kept | None, output: Callable | None
 ) -> tuple[Trace, Assignment]:
     key = (inputs.shape, inputs.dtype, inputs.device)
     if kept is not None and key in kept.graphs:
         network, assignment = kept.graphs[key]
         return network.run(inputs), assignment
-    found = trace(model, inputs)
+    found = trace(model, inputs, output)
     assignment = assign(found.steps, composite, semiring)
     if kept is not None and found.network.replayable:
         while len(kept.graphs) >= GRAPHS:
@@ -162,12 +171,16 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
     """The relevance of the logits [N, C, *shape]."""
     shape = (*logits.shape, *semiring.shape)
     dtype = semiring.dtype_for(logits.dtype)
+    if isinstance(start, Mapping):
+        return semiring.full(logits.shape, "zero", logits)
     if isinstance(start, Tensor):
         if tuple(start.shape) != shape:
             raise KlrpError.value(f"start: got shape {tuple(start.shape)}; expected {shape}, [N, C, *semiring.shape].")
         return semiring.admit(start.detach().to(logits.device), "start").to(dtype)
     if not isinstance(start, str) or start not in ("one", "logit"):
-        raise KlrpError.value(f'start: got {start!r}; expected "one", "logit" or a tensor of elements {shape}.')
+        raise KlrpError.value(
+            f'start: got {start!r}; expected "one", "logit", a tensor of elements {shape}, or a dict of steps.'
+        )
     if start == "logit" and not semiring.linear:
         raise KlrpError.value(
             f'start: "logit" is a real number, and the semiring is {semiring.name}. Use start="one", or a tensor of '
@@ -177,6 +190,50 @@ def start_for(start: Any, semiring: Semiring, targets: Tensor, logits: Tensor) -
     one, zero = (semiring.full((), which, logits) for which in ("one", "zero"))
     one = logits if start == "logit" else one
     return torch.where(chosen.reshape(*logits.shape, *(1,) * len(semiring.shape)), one, zero)
+
+
+def _elements_of(start: Mapping, network: Trace, semiring: Semiring) -> dict[str, Tensor]:
+    """Where relevance begins, for each step of ``start``."""
+    found = {}
+    for name, elements in _by_step("start", start, network):
+        value = network.value(name)
+        shape = (*value.shape, *semiring.shape)
+        if not isinstance(elements, Tensor) or tuple(elements.shape) != shape:
+            given = tuple(elements.shape) if isinstance(elements, Tensor) else type(elements).__name__
+            raise KlrpError.value(f"start: for {name} got {given}; expected elements {shape}.")
+        elements = semiring.admit(elements.detach().to(value.device), "start")
+        found[name] = elements.to(semiring.dtype_for(network.logits.dtype))
+    return found
+
+
+def _masks(through: Any, network: Trace, semiring: Semiring) -> dict[str, Tensor]:
+    """The masks of ``through``, as they are laid over maps of elements."""
+    found = {}
+    for name, mask in _by_step("through", {} if through is None else through, network):
+        value = network.value(name)
+        try:
+            fits = mask.dtype == torch.bool and torch.broadcast_shapes(mask.shape, value.shape) == value.shape
+        except (RuntimeError, AttributeError):
+            fits = False
+        if not fits:
+            given = f"{tuple(mask.shape)} of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise KlrpError.value(
+                f"through: for {name} got {given}; expected a Boolean mask that broadcasts to {tuple(value.shape)}."
+            )
+        found[name] = mask.to(value.device).reshape(*mask.shape, *(1,) * len(semiring.shape))
+    return found
+
+
+def _by_step(argument: str, given: Any, network: Trace) -> Iterable[tuple[str, Any]]:
+    """The items of a dictionary by the names of steps, their aliases resolved."""
+    if not isinstance(given, Mapping):
+        raise KlrpError.type(f"{argument}: got {type(given).__name__}; expected a dict from names of steps to tensors.")
+    aliases = {alias: step.name for step in network.steps for alias in step.aliases}
+    known = {step.name: step.name for step in network.steps} | aliases | {"input": "input"}
+    for name, item in given.items():
+        if name not in known:
+            raise KlrpError.value(f"{argument}: there is no step {name!r}. The steps are: {', '.join(known)}.")
+        yield known[name], item
 
 
 def _names(keep: Any, steps: Iterable[Step]) -> set[str]:

@@ -29,18 +29,19 @@ R = TypeVar("R")
 
 
 def walk_back(
-    steps: Sequence[Step], output: str, start: R, pass_down: Callable[[Step, R], Iterable[R | None]],
-    join: Callable[[R, R], R], blank: Callable[[str], R],
+    steps: Sequence[Step], starts: Mapping[str, R], pass_down: Callable[[Step, R], Iterable[R | None]],
+    join: Callable[[R, R], R], blank: Callable[[str], R], admit: Callable[[str, R], R] = lambda name, r: r,
 ) -> Iterator[tuple[str, R]]:  # fmt: skip
-    """The recursion R_j = ⊕_k Θ(d_jk) ⊗ R_k: (step, the relevance of what it outputs), from the output to "input".
+    """The recursion R_j = ⊕_k Θ(d_jk) ⊗ R_k: (step, the relevance of what it outputs), from the last step to "input".
 
     It is the same for maps of numbers, of formulas, or of anything else: ``pass_down`` gives what a step hands to each
-    of its sources, None where nothing passes, ``join`` is ⊕ at a fork, and ``blank`` the map of a step that feeds
-    nothing relevant.
+    of its sources, None where nothing passes, ``join`` is ⊕ at a fork, ``blank`` the map of a step that feeds nothing
+    relevant, and ``admit`` what of a map is let through. It begins at the steps of ``starts``.
     """
-    arriving = {output: start}
+    arriving = dict(starts)
     for step in reversed(steps):
         r = arriving.pop(step.name, None)
+        r = None if r is None else admit(step.name, r)
         yield step.name, blank(step.name) if r is None else r
         if r is None:
             continue
@@ -51,7 +52,7 @@ def walk_back(
             arriving[source] = below if known is None else join(known, below)
             del known, below
     r = arriving.pop("input", None)
-    yield "input", blank("input") if r is None else r
+    yield "input", blank("input") if r is None else admit("input", r)
 
 
 def explain(
@@ -63,7 +64,9 @@ def explain(
     composite: Composite | None = None,
     rule: Rule | None = None,
     theta: Theta | None = None,
-    start: str | Tensor = "one",
+    start: str | Tensor | Mapping[str, Tensor] = "one",
+    through: Mapping[str, Tensor] | None = None,
+    output: Callable[[Any], Tensor] | None = None,
     keep: str | Iterable[str] = "all",
     memory: int = 64 << 20,
 ) -> Relevance:
@@ -80,7 +83,12 @@ def explain(
         semiring: a klrp.Semiring or the name of a shipped one.
         composite: which layer gets which rule and Θ; or ``rule`` and ``theta``, one of each for all
             layers. What is left open takes the semiring's default.
-        start: ``"one"``, ``"logit"`` (reals only: classical LRP), or elements [N, C, *semiring.shape].
+        start: ``"one"``, ``"logit"`` (reals only: classical LRP), elements [N, C, *semiring.shape], or, to begin at
+            hidden neurons, {step: elements [N, *shape, *semiring.shape]} of one or more steps.
+        through: {step: mask}: relevance goes on only where the Boolean mask is True, which broadcasts to the step's
+            map [N, *shape]. With one mask for each concept this is concept-conditional relevance (Achtibat et al. 2023).
+        output: picks logits [N, C] or [N] from what the model returns: ``lambda y: y["out"][:, :, 10, 20]`` is one
+            place of a segmentation. It is captured with the model.
         keep: which maps to keep: ``"all"``, ``"input"``, or names of steps.
         memory: bytes for a block of shares and what is made of it; maps and weights come on top.
 
@@ -92,7 +100,9 @@ def explain(
         >>> relevance.input.shape
         torch.Size([8, 3, 224, 224])
     """
-    settings: dict[str, Any] = dict(composite=composite, rule=rule, theta=theta, start=start, memory=memory)
+    settings: dict[str, Any] = dict(
+        composite=composite, rule=rule, theta=theta, start=start, through=through, output=output, memory=memory
+    )
     keep = keep if isinstance(keep, str) or not isinstance(keep, Iterable) else list(keep)
     return _explain(model, inputs, target, semiring=find_semiring(semiring), keep=keep, **settings)
 
@@ -139,7 +149,9 @@ def kernel_for(
     composite: Composite | None = None,
     rule: Rule | None = None,
     theta: Theta | None = None,
-    start: str | Tensor = "one",
+    start: str | Tensor | Mapping[str, Tensor] = "one",
+    through: Mapping[str, Tensor] | None = None,
+    output: Callable[[Any], Tensor] | None = None,
     keep: str | Iterable[str] = "all",
     memory: int = 64 << 20,
 ) -> dict[str, str]:
@@ -155,7 +167,9 @@ def kernel_for(
     """
     with _computing(inputs):
         semiring = find_semiring(semiring)
-        plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory)
+        plan = plan_for(
+            model, inputs, target, semiring, composite, rule, theta, start, keep, memory, through=through, output=output
+        )
         return {
             step.name: kernels.Kernel("move") if (task := task_at(step, plan)[0]) is None else kernels.chosen(task)
             for step in plan.network.steps
@@ -172,26 +186,30 @@ def _computing(inputs: Any) -> Iterator[None]:
 
 def _explain(
     model: Any, inputs: Any, target: Any = None, *, semiring: Semiring, composite: Any = None, rule: Any = None,
-    theta: Any = None, start: Any = "one", keep: Any = "all", memory: Any = 64 << 20, kept: Kept | None = None,
+    theta: Any = None, start: Any = "one", through: Any = None, output: Any = None, keep: Any = "all",
+    memory: Any = 64 << 20, kept: Kept | None = None,
 ) -> Relevance:  # fmt: skip
-    settings = dict(semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep, memory=memory)
+    settings: dict[str, Any] = dict(
+        semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep, memory=memory, output=output
+    )
     with _computing(inputs):
         if isinstance(inputs, Tensor) and inputs.ndim and not len(inputs):
             # Blank samples give the shapes; two, since with one alone squeeze() would take their axis.
             blank = inputs.new_zeros(2, *inputs.shape[1:])
             return _first(_explain(model, blank, **settings), 0, target, start)
         try:
-            plan = plan_for(model, inputs, target, start=start, kept=kept, **settings)
+            plan = plan_for(model, inputs, target, start=start, through=through, kept=kept, **settings)
         except SampleAxisError:
             if len(inputs) != 1:
                 raise
             plan = None
         if plan is None:  # squeeze() may have taken the axis of the one sample
+            settings["through"] = through  # masks broadcast over the samples
             both = _explain(model, _twice(inputs), _twice(target), start=_twice(start), **settings)
             return _first(both, 1, target, start)
         relevance = _walked(plan)
         if semiring.linear and keep == "all":
-            again = partial(plan_for, model, inputs, target, start=start, **settings)
+            again = partial(plan_for, model, inputs, target, start=start, through=through, **settings)
             account = partial(_account, again, relevance.logits)
             relevance = replace(relevance, account=account)
         return relevance
@@ -225,8 +243,11 @@ def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor | None]]) 
     def blank(name: str) -> Tensor:
         return semiring.full(shapes[name], "zero", plan.start)
 
-    start = plan.start.reshape(*shapes[network.output], *semiring.shape)
-    return walk_back(network.steps, network.output, start, passed, semiring.plus, blank)
+    def admit(name: str, r: Tensor) -> Tensor:
+        mask = plan.through.get(name)
+        return r if mask is None else torch.where(mask, r, semiring.full((), "zero", r))
+
+    return walk_back(network.steps, plan.starts, passed, semiring.plus, blank, admit)
 
 
 def _account(again: Callable[[], Plan], logits: Tensor) -> Mapping[str, Balance]:
@@ -295,6 +316,8 @@ def _about(step: Step, plan: Plan) -> Iterator[None]:
 
 def _twice(x: Any) -> Any:
     """Two samples in the place of one, for inputs, targets and starts that have one."""
+    if isinstance(x, Mapping):
+        return {name: _twice(elements) for name, elements in x.items()}
     if isinstance(x, int | str | None) or not hasattr(x, "__len__") or (isinstance(x, Tensor) and not x.ndim):
         return x
     return torch.cat([torch.as_tensor(x)] * 2)
@@ -305,4 +328,4 @@ def _first(relevance: Relevance, n: int, target: Any, start: Any) -> Relevance:
     logits = relevance.logits[:n]
     targets = targets_for(target, logits)
     start_for(start, relevance.semiring, targets, logits)
-    return relevance.first(n, None if isinstance(start, Tensor) else targets, logits)
+    return relevance.first(n, None if isinstance(start, Tensor | Mapping) else targets, logits)

@@ -108,7 +108,7 @@ def explain(
     maps = {"output": start.reshape(plan.start.shape[1:])}
     network = plan.network
     blank = lambda name: walk.zeros(shapes[name].numel())  # noqa: E731
-    for name, r in walk_back(network.steps, network.output, start, walk.down, walk.join, blank):
+    for name, r in walk_back(network.steps, {network.output: start}, walk.down, walk.join, blank):
         maps[name] = r.reshape(shapes[name])
     return SymbolicRelevance(int(plan.target), maps)
 

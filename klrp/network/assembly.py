@@ -72,7 +72,8 @@ class Assembly:
         if len(value.shape) not in (1, 2) or value.shape[0] != n or not value.dtype.is_floating_point:
             raise SampleAxisError(
                 f"model: it returns {tuple(value.shape)} of {value.dtype} for {n} samples of inputs; expected floating "
-                f"logits [N, C] or [N]. Flatten or select them in a wrapper; where the inputs lack the axis of samples, "
+                f"logits [N, C] or [N]. Flatten or select them, by output=lambda y: y[:, :, 10, 20] "
+                f"or the like, or in a wrapper; where the inputs lack the axis of samples, "
                 f"add it, inputs[None]."
             )
         if isinstance(value, Tensor):

@@ -23,7 +23,7 @@ from klrp.network import taken_apart, vocabulary
 from klrp.network.builders import Traced
 from klrp.network.calls import INPUT, Call, Frame, Key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
-from klrp.network.refusals import cannot_run
+from klrp.network.refusals import cannot_pick, cannot_run
 from klrp.network.shadow import shadow_of, tensors_in
 from klrp.network.vocabulary import name_of
 
@@ -40,14 +40,14 @@ class Capture(NamedTuple):
     frozen: bool
 
 
-def capture(model: nn.Module, x: Tensor) -> Capture:
-    """Run ``model`` on ``x`` and record its calls; what it writes to is copied before."""
+def capture(model: nn.Module, x: Tensor, output: Callable | None = None) -> Capture:
+    """Run ``model`` on ``x``, and ``output`` on what it returns, and record the calls; what is written to is copied before."""
     for share in (True, False):
         try:
-            recorder = _Recorder(*shadow_of(model, share), x.clone(), model)
+            recorder = _Recorder(*shadow_of(model, share), x.clone(), model, output)
             captured = recorder.run()
             if recorder.unknown:
-                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), _changed_input(x), model))
+                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), _changed_input(x), model, output))
             return captured
         except _Writes as written:
             where = str(written)
@@ -104,9 +104,9 @@ class _Writes(Exception):
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, shadow: nn.Module, held: list[Tensor], x: Tensor, model: nn.Module):
+    def __init__(self, shadow: nn.Module, held: list[Tensor], x: Tensor, model: nn.Module, output: Callable | None):
         super().__init__()
-        self.shadow, self.x = shadow, x
+        self.shadow, self.x, self.output = shadow, x, output
         self.calls: list[Call] = []
         self.values: dict[Key, Tensor] = {INPUT: x.detach()}
         # id -> (weak reference, Traced); a tensor that is known not to depend on the input has None for it.
@@ -133,11 +133,15 @@ class _Recorder(TorchFunctionMode):
         self._enter_modules()
         with torch.no_grad(), self:
             self.shadow.eval()
+            whole: Any = None
             try:
-                returned = self.shadow(self.x)
+                whole = returned = self.shadow(self.x)
+                returned = whole if self.output is None else self.output(whole)
             except (KlrpError, _Writes):
                 raise
             except Exception as error:
+                if whole is not None:
+                    raise cannot_pick(whole, error) from error
                 raise cannot_run(self.shadow, self.x, self.failed or self.frame, error) from error
         returned = mapped(lambda t: (self._traced(t) or t) if isinstance(t, Tensor) else t, returned)
         # The recorder and the shadow hold each other until Python's collector comes; the values go when they are read.

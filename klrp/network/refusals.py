@@ -47,13 +47,23 @@ def not_a_tensor(value: Any) -> str:
     kind = next((t for t in (dict, list, tuple) if isinstance(value, t)), type(value))
     key = repr(next(iter(value))) if kind is dict and value else "0"
     return (
-        f"model: it returns a {kind.__name__}; expected one tensor [N, C]. Wrap it:\n"
+        f"model: it returns a {kind.__name__}; expected one tensor [N, C]. Pick it with "
+        f"klrp.explain(..., output=lambda y: y[{key}]), or wrap it:\n"
         f"    class Logits(torch.nn.Module):\n"
         f"        def __init__(self, model):\n"
         f"            super().__init__()\n"
         f"            self.model = model\n"
         f"        def forward(self, x):\n"
         f"            return self.model(x)[{key}]  # wherever the logits are"
+    )
+
+
+def cannot_pick(returned: Any, error: Exception) -> KlrpError:
+    """The argument ``output`` failed on what the model returned."""
+    keys = f" with {', '.join(map(repr, returned))}" if isinstance(returned, dict) else ""
+    shape = f" {tuple(returned.shape)}" if isinstance(returned, Tensor) else ""
+    return KlrpError.value(
+        f"output: it failed with: {first_line(error)} The model returned a {type(returned).__name__}{shape}{keys}."
     )
 
 

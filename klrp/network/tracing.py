@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from klrp.network.steps import Trace, checked, copied
 NUMBERS = 8  # of each tensor that are looked at, to see whether it was changed
 
 
-def trace(model: nn.Module, x: Tensor) -> Trace:
-    """The steps of ``model`` on ``x`` [N, ...], with the values that flow between them.
+def trace(model: nn.Module, x: Tensor, output: Callable | None = None) -> Trace:
+    """The steps of ``model`` on ``x`` [N, ...], with the values that flow between them; ``output`` picks the logits from
+    what it returns.
 
     Raises:
         KlrpError: for a model that is not one feed-forward graph from one tensor to one tensor [N, C],
@@ -27,7 +28,7 @@ def trace(model: nn.Module, x: Tensor) -> Trace:
     """
     with torch.no_grad():
         x = copied(x)
-        captured = capture(opened(model), x)
+        captured = capture(opened(model), x, output)
         return checked(Assembly(captured, x).built())
 
 
