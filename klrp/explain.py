@@ -165,11 +165,16 @@ def kernel_for(
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
         {'linear': 'lists'}
     """
+    settings: dict[str, Any] = dict(through=through, output=output)
     with _computing(inputs):
         semiring = find_semiring(semiring)
-        plan = plan_for(
-            model, inputs, target, semiring, composite, rule, theta, start, keep, memory, through=through, output=output
-        )
+        try:
+            plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory, **settings)
+        except SampleAxisError:
+            if len(inputs) != 1:
+                raise
+            inputs, target, start = _twice(inputs), _twice(target), _twice(start)
+            plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory, **settings)
         return {
             step.name: kernels.Kernel("move") if (task := task_at(step, plan)[0]) is None else kernels.chosen(task)
             for step in plan.network.steps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp.conversions import Conversion, as_conversion
-from klrp.errors import KlrpError
+from klrp.errors import KlrpError, SampleAxisError
 from klrp.network.layers import Affine, Layer
 from klrp.network.linearised import Norm, Product
 from klrp.network.moves import Linearised
@@ -78,7 +78,10 @@ class Composite:
         """The table of what each layer of ``model`` gets: step, kind, rule, Θ."""
         check_inputs(inputs)
         semiring = find_semiring(semiring)
-        steps = trace(model, inputs).steps
+        try:
+            steps = trace(model, inputs).steps
+        except SampleAxisError:  # of one sample some things cannot be told
+            steps = trace(model, inputs.repeat(2, *(1,) * (inputs.ndim - 1))).steps
         assigned = assign(steps, self, semiring)
         return Table(
             ("step", "kind", "rule", "theta"),

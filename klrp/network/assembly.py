@@ -23,6 +23,7 @@ from klrp.network.layers import Affine, Conv, Layer, Linear
 from klrp.network.linearised import Product
 from klrp.network.moves import Pass, Rearrange
 from klrp.network.naming import names_of
+from klrp.network.products import div
 from klrp.network.rearranging import Moved, as_rearrange, by_samples, mixes_samples, rearranged
 from klrp.network.refusals import described, not_a_tensor, without_rule
 from klrp.network.steps import Network, Step, Trace
@@ -44,12 +45,14 @@ class Assembly:
         self.steps: dict[str, Step] = {}
         self.names: dict[Key, str] = {INPUT: "input"}
         self.moved: Moved = {}
+        self.ranks: dict[Key, int] = {}
         made = [(self.calls[n], out) for n in self.needed for out in self.calls[n].outputs if self.read[out.key]]
         self.called = names_of(made)
 
     def built(self) -> Trace:
         entries = {number: self._entry(self.calls[number]) for number in self.needed}
         for number, entry in entries.items():
+            self.ranks |= dict.fromkeys((t.key for t in self.calls[number].outputs), self._rank(self.calls[number]))
             for traced in self.calls[number].outputs:
                 if self.read[traced.key]:
                     self._step(self.calls[number], entry, traced)
@@ -204,26 +207,24 @@ class Assembly:
         return operation, sources
 
     def _gated(self, product: Product, factors: list[Traced]) -> Product:
-        """The product, and which of its factors are gates."""
-        gates = [self._gate(factor) for factor in factors]
-        found = tuple(i for i, gate in enumerate(gates) if gate)
-        return replace(product, gates=found, attention=product.matrix and gates.count("softmax") == 1)
+        """The product, and which of its factors is a gate: the one of the highest rank, if that is one alone."""
+        ranks = [self.ranks.get(factor.key, 0) for factor in factors]
+        top = max(ranks)
+        gates = tuple(i for i, rank in enumerate(ranks) if rank == top > 0)
+        attention = product.matrix and top == vocabulary.ATTENTION and len(gates) == 1
+        return replace(product, gates=gates, attention=attention)
 
-    def _gate(self, value: Traced) -> str:
-        """The function that makes a value a gate: the last but for rearrangements, copies, and constant factors and
-        summands."""
-        while value.call >= 0:
-            call = self.calls[value.call]
-            entry = vocabulary.FUNCTIONS.get(call.name)
-            if call.name in vocabulary.GATES or (
-                call.name == "div" and call.args[1:] and isinstance(call.args[1], Traced)
-            ):
-                return call.name
-            through = entry is not None and (entry.build is rearrange or entry.kind in _GATE_KEEPING)
-            if not through or len(call.sources) != 1:
-                return ""
-            value = call.sources[0]
-        return ""
+    def _rank(self, call: Call) -> int:
+        """How much what a call makes is a gate: by its function, or by what it is made of."""
+        entry = vocabulary.FUNCTIONS.get(call.name)
+        if call.name in vocabulary.GATES or entry is None or entry.kind not in vocabulary.KEEPS_GATES:
+            return vocabulary.GATES.get(call.name, 0)
+        made_of = call.sources
+        if entry.build is div:  # a quotient is what is divided, and 1 / x a scale
+            if not isinstance(call.args[0] if call.args else call.kwargs["input"], Traced):
+                return vocabulary.SCALE
+            made_of = made_of[:1]
+        return min((self.ranks.get(source.key, 0) for source in made_of), default=0)
 
     def _verify(self, call: Call, operation: Operation, sources: list[Traced], output: Traced) -> None:
         """A KlrpError if what was registered computes something else than what it was said to be like."""
@@ -250,9 +251,6 @@ class Assembly:
             return None
         linear = isinstance(step.operation, Linear) and len(step.shape) == 2
         return step if linear or isinstance(step.operation, Conv) else None
-
-
-_GATE_KEEPING = (nn.Identity, nn.Dropout, Affine, vocabulary.ADD)
 
 
 def _keeps_all(call: Call) -> bool:

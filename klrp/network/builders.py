@@ -223,6 +223,8 @@ def extreme(sign: int) -> Callable[..., Built]:
     """The largest or smallest over axes other than the samples'; two values, element by element, are no rule's."""
 
     def build(x, dim=None, keepdim=False):
+        if isinstance(dim, Tensor | Traced):
+            raise KlrpError.value("it takes the larger or smaller of two values, and no rule shares that")
         dims = () if dim is None else tuple(d % len(x.shape) for d in ([dim] if isinstance(dim, int) else dim))
         if not dims or 0 in dims:
             raise KlrpError.value("it joins the samples; name the other axes")

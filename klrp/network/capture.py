@@ -23,7 +23,7 @@ from klrp.network import taken_apart, vocabulary
 from klrp.network.builders import Traced
 from klrp.network.calls import INPUT, Call, Frame, Key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
-from klrp.network.refusals import cannot_pick, cannot_run
+from klrp.network.refusals import cannot_pick, cannot_run, depends_on_data
 from klrp.network.shadow import shadow_of, tensors_in
 from klrp.network.vocabulary import name_of
 
@@ -193,11 +193,7 @@ class _Recorder(TorchFunctionMode):
         self.frozen = self.frozen or torch.is_autocast_enabled(self.x.device.type)
         plain = getattr(func, "__name__", "")
         if plain in vocabulary.VALUES:
-            raise KlrpError.value(
-                f"model: a branch depends on the data: {plain.strip('_')}() of a value that depends on the input, at {line_of_user()}. "
-                f"Move it out of forward(), or register the module that holds it: "
-                f"klrp.register(TheModule, like=torch.nn.ReLU)."
-            )
+            raise depends_on_data(plain)
         self.frozen = self.frozen or name in ("detach", "data", "new_tensor")
         if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args)):
             self._check_stale(args, kwargs)

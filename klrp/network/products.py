@@ -42,10 +42,14 @@ def matmul(a, b) -> Built:
     x, w, side = (a, b, 0) if isinstance(a, Traced) else (b, a, 1)
     if side == 0 and w.ndim == 2:
         return linear(a, w.mT)
-    if w.ndim > len(x.shape) or len(x.shape) < 3:
+    more = len(x.shape) - w.ndim
+    if len(x.shape) < 3 or more < 0 or (not more and w.shape[0] not in (1, x.shape[0])):
         raise KlrpError.value("it mixes or broadcasts samples: the first axis is theirs")
-    inner = (1, *x.shape[1:-2], *w.shape[-2:])
-    w = w.to(x.dtype).reshape(*(1,) * (len(x.shape) - w.ndim), *w.shape).expand(inner)
+    w = w.to(x.dtype).reshape(*(1,) * more, *w.shape)
+    between = x.shape[1:-2]
+    if torch.broadcast_shapes(w.shape[1:-2], between) != between:
+        raise KlrpError.value(f"it broadcasts {tuple(x.shape)} to more matrices; expand it first: x.expand(...)")
+    w = w.expand(w.shape[0], *between, *w.shape[-2:])
     output = (*x.shape[:-1], w.shape[-1]) if side == 0 else (*x.shape[:-2], w.shape[-2], x.shape[-1])
     return MatMul((w,), None, (tuple(x.shape),), output, (side,)), [x]
 

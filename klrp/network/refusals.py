@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from klrp.errors import KlrpError
-from klrp.network.calls import Call, Frame, first_line
+from klrp.network.calls import Call, Frame, first_line, line_of_user
 
 
 def described(call: Call) -> str:
@@ -40,6 +40,15 @@ def without_rule(call: Call) -> KlrpError:
     )
     return KlrpError.value(
         f"model: {described(call)} has no rule, at {call.where}. {hint} cannot explain this network yet."
+    )
+
+
+def depends_on_data(name: str) -> KlrpError:
+    """A value becomes a number of Python."""
+    return KlrpError.value(
+        f"model: a branch depends on the data: {name.strip('_')}() of a value that depends on the input, at "
+        f"{line_of_user()}. Move it out of forward(), or register the module that holds it: "
+        f"klrp.register(TheModule, like=torch.nn.ReLU)."
     )
 
 

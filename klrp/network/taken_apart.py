@@ -82,6 +82,11 @@ def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
 
+def _glu(input, dim=-1):
+    signal, gate = input.chunk(2, dim)
+    return signal * gate.sigmoid()
+
+
 def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
     return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
 
@@ -168,7 +173,7 @@ _CELLS = {
     "rnn_relu": _plain_cell(torch.relu),
 }
 FUNCTIONS: dict[str, Callable] = {
-    "embedding_bag": _embedding_bag, "addmm": _addmm, "baddbmm": _addmm, "einsum": _einsum,
+    "embedding_bag": _embedding_bag, "addmm": _addmm, "baddbmm": _addmm, "einsum": _einsum, "glu": _glu,
     "scaled_dot_product_attention": _attention, "normalize": _normalize, "local_response_norm": _local_response_norm,
     "interpolate": _interpolate, "upsample": _interpolate,
     **{f"{name}_cell": cell for name, cell in _CELLS.items()},

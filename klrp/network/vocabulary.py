@@ -48,10 +48,16 @@ SQUASHING = {
     "softmax": nn.Softmax, "log_softmax": nn.LogSoftmax, "sigmoid": nn.Sigmoid, "logsigmoid": nn.LogSigmoid,
     "log_sigmoid": nn.LogSigmoid, "softmin": nn.Softmin, "hardsigmoid": nn.Hardsigmoid,
 }  # fmt: skip
-# What comes out of them, or of a division, scales another factor and is held constant.
-GATES = set(
-    "sigmoid hardsigmoid softmax softmin sqrt rsqrt reciprocal rdiv std var norm vector_norm linalg_norm linalg_vector_norm".split()
+# How much what comes out of a function is a gate, which scales another factor of a product and is held constant: of two
+# factors the one with the higher rank.
+ATTENTION, GATE, SCALE = 3, 2, 1
+GATES = dict.fromkeys(("softmax", "softmin"), ATTENTION)
+GATES |= dict.fromkeys(("sigmoid", "hardsigmoid", "exp"), GATE)
+GATES |= dict.fromkeys(
+    "relu6 rsqrt reciprocal rdiv std var norm vector_norm linalg_norm linalg_vector_norm".split(), SCALE
 )
+# Made of gates alone, it is one.
+KEEPS_GATES = {nn.Identity, nn.Dropout, nn.Hardtanh, nn.Flatten, Affine, Reduce, Concat, ADD}
 _REARRANGING = """flatten reshape view squeeze unsqueeze unflatten ravel view_as reshape_as permute transpose t T mT
     swapaxes swapdims movedim moveaxis expand expand_as broadcast_to repeat tile repeat_interleave chunk split
     split_with_sizes tensor_split hsplit vsplit dsplit unbind select narrow getitem index_select gather take_along_dim flip fliplr flipud

@@ -210,6 +210,7 @@ SEQUENCES = {
     "einsum with sums and a constant": lambda: graph(lambda n, x: torch.einsum("nij,kj->nk", x, n.fc.weight), fc=FC),
     "einsum of one": lambda: graph(lambda n, x: n.fc(torch.einsum("nij->nj", x)), fc=FC),
     "addmm and baddbmm": lambda: graph(lambda n, x: torch.addmm(n.fc.bias, torch.baddbmm(x[:, :, :5], x, x.mT, beta=2, alpha=0.5).mean(1), n.fc.weight[:, :5].T), fc=FC),
+    "learned queries": lambda: graph(lambda n, x: n.fc((n.q.weight.expand(len(x), -1, -1) @ x.mT).softmax(2) @ x).mean(1), q=nn.Linear(7, 4), fc=FC),
     "constant matrices": lambda: graph(lambda n, x: (n.m.weight @ x).mean(1) @ n.fc.weight.T, m=nn.Linear(5, 4), fc=FC),
     "normalize": lambda: graph(lambda n, x: n.fc(F.normalize(x, dim=2).mean(1)), fc=FC),
     "RMSNorm": lambda: graph(lambda n, x: n.fc(n.r(x).mean(1)), r=nn.RMSNorm(7), fc=FC),
@@ -319,14 +320,65 @@ def test_half_lets_a_path_through_each_factor(semiring, share):
     assert torch.equal(a, product) and torch.equal(b, product)
 
 
-@pytest.mark.parametrize("scale", [
-    lambda y: torch.sigmoid(y), lambda y: F.hardsigmoid(y) + 1, lambda y: 2 * y.softmax(1), lambda y: y.abs().sqrt().flip(1),
-    lambda y: torch.rsqrt(y * y + 1), lambda y: 1 / (y.abs() + 1), lambda y: F.dropout(y.sigmoid()), lambda y: y / (y.norm(dim=1, keepdim=True) + 1),
-], ids="sigmoid hardsigmoid+1 2softmax sqrt rsqrt 1/y dropout quotient".split())  # fmt: skip
-def test_what_comes_out_of_a_gate_is_held(scale):
-    model = graph(lambda n, x: n.out(scale(n.b(x)) * n.a(x)), a=nn.Linear(7, 5), b=nn.Linear(7, 5), out=nn.Linear(5, 3))
+def scaled(scale, factor=lambda y: y):
+    model = graph(
+        lambda n, x: n.out(scale(n.b(x)) * factor(n.a(x))), a=nn.Linear(7, 5), b=nn.Linear(7, 5), out=nn.Linear(5, 3)
+    )
     found = klrp.explain(model, signed(2, 7))
-    assert not found["b"].any() and found["a"].any()
+    return found["a"], found["b"]
+
+
+def rms(y):
+    return y / torch.sqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+GATES = {
+    "sigmoid": torch.sigmoid, "hardsigmoid and more": lambda y: F.hardsigmoid(y) + 1, "twice a softmax": lambda y: 2 * y.softmax(1),
+    "exp": torch.exp, "rsqrt": lambda y: torch.rsqrt(y * y + 1), "1 / y": lambda y: 1 / (y.abs() + 1), "dropout": lambda y: F.dropout(y.sigmoid()),
+    "hardsigmoid by hand": lambda y: F.relu6(y + 3) / 6, "clamped": lambda y: y.sigmoid().clamp(0.1, 0.9), "two": lambda y: y.sigmoid() * (-y).sigmoid(),
+    "summed": lambda y: y.softmax(1)[:, :3].sum(1, keepdim=True), "joined": lambda y: torch.cat([y[:, :2].sigmoid(), y[:, 2:].sigmoid()], 1),
+    "softmax by hand": lambda y: y.exp() / y.exp().sum(1, keepdim=True), "a norm": lambda y: y.norm(dim=1, keepdim=True) / 3,
+}  # fmt: skip
+SIGNALS = {
+    "itself": lambda y: y, "tanh": torch.tanh, "normalised": lambda y: F.normalize(y, dim=1), "RMSNorm by hand": rms, "silu": F.silu,
+    "softsign by hand": lambda y: y / (1 + y.abs()), "sqrt": lambda y: y.abs().sqrt(), "LayerNorm": lambda y: F.layer_norm(y, (5,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", GATES)
+def test_what_comes_out_of_a_gate_is_held(scale):
+    signal, gate = scaled(GATES[scale])
+    assert not gate.any() and signal.any()
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_signal_is_no_gate_whatever_scaled_it(signal):
+    taken, gate = scaled(torch.sigmoid, SIGNALS[signal])
+    assert not gate.any() and taken.any()
+    for one, other in (scaled(SIGNALS[signal]), scaled(lambda y: y + 1, SIGNALS[signal])):
+        assert one.any() and other.any()
+
+
+def test_attention_goes_before_gates():
+    model = graph(
+        lambda n, x: n.fc(n.a(x).softmax(2) @ n.b(x).sigmoid()).mean(1), a=nn.Linear(7, 5), b=nn.Linear(7, 7), fc=FC
+    )
+    found = klrp.explain(model, SEQUENCE)
+    assert found["b"].any() and not found["a"].any()
+
+
+def test_a_gated_linear_unit_of_torch_is_that_of_the_formula():
+    model = graph(lambda n, x: n.out(F.glu(n.a(x))), a=nn.Linear(7, 10), out=nn.Linear(5, 3))
+    same = graph(lambda n, x: n.out((y := n.a(x))[:, :5] * y[:, 5:].sigmoid()), a=nn.Linear(7, 10), out=nn.Linear(5, 3))
+    close(klrp.explain(model, SEQUENCE[:, 0]).input, klrp.explain(same, SEQUENCE[:, 0]).input)
+    assert not klrp.explain(model, SEQUENCE[:, 0])["a"][:, 5:].any()
+
+
+def test_one_sample_of_folded_windows_is_described_like_two():
+    make, x = FROZEN["Swin"]()
+    for settings in ({}, {"semiring": "boolean"}):
+        assert klrp.kernel_for(make.double().eval(), x[:1], **settings) == klrp.kernel_for(make, x, **settings)
+    assert len(LRP0.describe(make, x[:1])) == len(LRP0.describe(make, x))
 
 
 def test_a_square_is_one_input_and_a_divisor_is_held():
