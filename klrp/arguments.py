@@ -91,6 +91,7 @@ def plan_for(
 def _traced(
     model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, kept: Kept | None, output: Callable | None
 ) -> tuple[Trace, Assignment]:
+    kept = kept if output is None else None  # what a function closes over may change between batches
     key = (inputs.shape, inputs.dtype, inputs.device)
     if kept is not None and key in kept.graphs:
         network, assignment = kept.graphs[key]
@@ -220,7 +221,7 @@ def _masks(through: Any, network: Trace, semiring: Semiring) -> dict[str, Tensor
             raise KlrpError.value(
                 f"through: for {name} got {given}; expected a Boolean mask that broadcasts to {tuple(value.shape)}."
             )
-        found[name] = mask.to(value.device).reshape(*mask.shape, *(1,) * len(semiring.shape))
+        found[name] = mask.to(value.device).reshape((*mask.shape, *(1,) * len(semiring.shape)))
     return found
 
 
@@ -233,6 +234,8 @@ def _by_step(argument: str, given: Any, network: Trace) -> Iterable[tuple[str, A
     for name, item in given.items():
         if name not in known:
             raise KlrpError.value(f"{argument}: there is no step {name!r}. The steps are: {', '.join(known)}.")
+        if any(known[name] == known.get(other) and other != name for other in given):
+            raise KlrpError.value(f"{argument}: {name!r} is there twice, under another name too. Give it once.")
         yield known[name], item
 
 

@@ -88,7 +88,7 @@ def explain(
         through: {step: mask}: relevance goes on only where the Boolean mask is True, which broadcasts to the step's
             map [N, *shape]. With one mask for each concept this is concept-conditional relevance (Achtibat et al. 2023).
         output: picks logits [N, C] or [N] from what the model returns: ``lambda y: y["out"][:, :, 10, 20]`` is one
-            place of a segmentation. It is captured with the model.
+            place of a segmentation. It is captured with the model, by klrp.explain_many for each batch anew.
         keep: which maps to keep: ``"all"``, ``"input"``, or names of steps.
         memory: bytes for a block of shares and what is made of it; maps and weights come on top.
 

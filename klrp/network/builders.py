@@ -126,7 +126,11 @@ def adaptive_avg_pool(spatial: int) -> Callable[..., Built]:
 
 
 def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    if running_mean is None or training:
+    if training and running_mean is not None:
+        raise KlrpError.value(
+            "a BatchNorm in training mode makes a sample depend on its batch; call eval() on its module"
+        )
+    if running_mean is None:
         raise KlrpError.value(
             "a BatchNorm without running statistics makes a sample depend on its batch. Use track_running_stats=True."
         )

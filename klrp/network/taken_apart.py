@@ -29,6 +29,11 @@ def _addmm(input, first, second, *, beta=1, alpha=1):
     return beta * input + (product if alpha == 1 else alpha * product)
 
 
+def _addcmul(input, first, second, *, value=1):
+    product = first * second
+    return input + (product if value == 1 else value * product)
+
+
 def _einsum(equation, *operands):
     """A product of two operands: their shared axes first, then those of each alone; one operand is rearranged."""
     operands = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
@@ -173,7 +178,7 @@ _CELLS = {
     "rnn_relu": _plain_cell(torch.relu),
 }
 FUNCTIONS: dict[str, Callable] = {
-    "embedding_bag": _embedding_bag, "addmm": _addmm, "baddbmm": _addmm, "einsum": _einsum, "glu": _glu,
+    "embedding_bag": _embedding_bag, "addmm": _addmm, "addcmul": _addcmul, "baddbmm": _addmm, "einsum": _einsum, "glu": _glu,
     "scaled_dot_product_attention": _attention, "normalize": _normalize, "local_response_norm": _local_response_norm,
     "interpolate": _interpolate, "upsample": _interpolate,
     **{f"{name}_cell": cell for name, cell in _CELLS.items()},

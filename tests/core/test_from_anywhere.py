@@ -100,6 +100,32 @@ def test_a_segmentation_network_is_explained_at_one_place():
     assert found.conservation().worst()[1] < 1e-6 and found.input.any()
 
 
+def folded():
+    return graph(lambda n, x: n.bn(n.conv(x)).mean((2, 3)), conv=conv(upper=4), bn=nn.BatchNorm2d(4))
+
+
+def test_an_alias_names_its_step_and_a_mask_may_be_a_single_truth():
+    whole = klrp.explain(folded(), X)
+    for name in ("conv", "bn"):
+        close(klrp.explain(folded(), X, start={name: whole["conv"]}).input, whole.input)
+    for truth in (True, False):
+        found = klrp.explain(folded(), X, through={"bn": torch.tensor(truth)}).input
+        close(found, whole.input * truth)
+
+
+def test_what_a_function_closes_over_may_change_between_batches():
+    head, model = graph(lambda n, x: n.bn(n.fc(x)), fc=nn.Linear(4, 3), bn=nn.BatchNorm1d(3)), network()
+    output = lambda y: head(y[:, :4])  # noqa: E731
+    found = []
+    for relevance in klrp.explain_many(model, [X, X], output=output):
+        found.append(relevance.input)
+        close(relevance.input, klrp.explain(model, X, output=output).input)
+        with torch.no_grad():
+            head.fc.weight.mul_(-2)
+            head.bn.running_var.mul_(3)
+    assert not torch.equal(*found)
+
+
 WRONG = {
     "no function": (dict(output="out"), TypeError, r"^output: got 'out'; expected a function"),
     "a key that is not there": (dict(output=lambda y: y["out"]), ValueError, r"^output: it failed with: .*The model returned a Tensor \(2, 5\)"),
@@ -109,6 +135,7 @@ WRONG = {
     "a mask alone": (dict(through=torch.ones(1) > 0), TypeError, r"^through: got Tensor; expected a dict"),
     "elements of another shape": (dict(start={"second": torch.ones(2, 4)}), ValueError, r"^start: for second got \(2, 4\); expected elements \(2, 4, 5, 7\)"),
     "elements outside the semiring": (dict(start={"second": -torch.ones(2, 4, 5, 7)}, semiring="viterbi"), ValueError, r"^start: .*-1.*viterbi"),
+    "a step by two names": (dict(start={"bn": torch.ones(2, 4, 5, 7), "conv": torch.ones(2, 4, 5, 7)}), ValueError, r"^start: 'bn' is there twice"),
     "a start at no step": (dict(start={"third": torch.ones(1)}), ValueError, r"^start: there is no step 'third'"),
 }  # fmt: skip
 
@@ -117,5 +144,5 @@ WRONG = {
 def test_what_does_not_fit_is_refused(case):
     settings, kind, match = WRONG[case]
     with pytest.raises(klrp.KlrpError, match=f"(?s){match}") as caught:
-        klrp.explain(network(), X, **settings)
+        klrp.explain(folded() if "two names" in case else network(), X, **settings)
     assert isinstance(caught.value, kind)

@@ -210,6 +210,7 @@ SEQUENCES = {
     "einsum with sums and a constant": lambda: graph(lambda n, x: torch.einsum("nij,kj->nk", x, n.fc.weight), fc=FC),
     "einsum of one": lambda: graph(lambda n, x: n.fc(torch.einsum("nij->nj", x)), fc=FC),
     "addmm and baddbmm": lambda: graph(lambda n, x: torch.addmm(n.fc.bias, torch.baddbmm(x[:, :, :5], x, x.mT, beta=2, alpha=0.5).mean(1), n.fc.weight[:, :5].T), fc=FC),
+    "addcmul": lambda: graph(lambda n, x: n.fc(torch.addcmul(x, x.sigmoid(), x, value=2).mean(1)), fc=FC),
     "learned queries": lambda: graph(lambda n, x: n.fc((n.q.weight.expand(len(x), -1, -1) @ x.mT).softmax(2) @ x).mean(1), q=nn.Linear(7, 4), fc=FC),
     "constant matrices": lambda: graph(lambda n, x: (n.m.weight @ x).mean(1) @ n.fc.weight.T, m=nn.Linear(5, 4), fc=FC),
     "normalize": lambda: graph(lambda n, x: n.fc(F.normalize(x, dim=2).mean(1)), fc=FC),
