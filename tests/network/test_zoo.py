@@ -113,3 +113,30 @@ def test_timms_networks_with_layers_of_their_own_are_gradient_times_input(name):
 
 def test_the_zoo_is_large():
     assert len(TORCHVISION) + len(TIMM) + len(SUBCLASSED) >= 39 and len(SUBCLASSED) >= 20
+
+
+# Networks with gates, norms or attention, for which gradient x input is no law: the account closes, and a sample alone
+# is explained as in its batch. Those of torchvision stand in test_products.
+CURVED = {
+    "convit_tiny": 224, "cpubone_nano": 224, "deit_tiny_patch16_224": 224, "edgenext_xx_small": 64, "efficientformer_l1": 224,
+    "efficientvit_b0": 64, "efficientvit_m0": 224, "eva02_tiny_patch14_224": 224, "fbnetv3_b": 64, "ghostnet_050": 64,
+    "hardcorenas_a": 64, "lcnet_050": 64, "lowformer_b0": 64, "mobilenetv3_small_050": 64, "mobilevit_xxs": 64,
+    "mobilevitv2_050": 64, "pit_ti_224": 224, "pvt_v2_b0": 64, "regnety_002": 64, "rexnet_100": 64, "seresnet18": 64,
+    "skresnet18": 64, "tf_efficientnetv2_b0": 64, "tinynet_e": 64, "xcit_nano_12_p16_224": 224,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_timms_networks_with_gates_norms_and_attention_close_their_account(name):
+    model, size = of_timm(name), CURVED[name]
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1 and not p.any():  # a last layer that begins with zeros has nothing to explain
+                p.normal_(0, p[0].numel() ** -0.5, generator=torch.Generator().manual_seed(0))
+    model, x = model.double().eval(), torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).double()
+    found = klrp.explain(model, x)
+    with torch.no_grad():
+        close(found.logits, model(x), 1e-9)
+    assert found.conservation().worst()[1] < 1e-4 and found.input.any()
+    alone = klrp.explain(model, x[:1], keep="input").input
+    torch.testing.assert_close(alone, found.input[:1], rtol=1e-3, atol=1e-5 * float(found.input.abs().amax()))
