@@ -258,9 +258,9 @@ def hold(factor: str = "auto", by: Rule | None = None) -> Rule:
     Without a rule a product does what ``hold("auto")`` says.
 
     Args:
-        factor: ``"left"``, ``"right"``, or ``"auto"``: the factor that comes out of a sigmoid, a softmax or a norm
-            (Arras et al. 2017 for gates; Ali et al. 2022 for attention); where there is none, or two, both share as by
-            ``half``. A divisor is always held.
+        factor: ``"left"``, ``"right"``, or ``"auto"``: the factor that comes out of a softmax, else of a sigmoid or an
+            exponential, else of a norm or a deviation (Arras et al. 2017 for gates; Ali et al. 2022 for attention).
+            Where there is none, or two of a kind, both share as by ``half``. A divisor is always held.
         by: the rule by which the other factor's neurons share; None is the semiring's default.
 
     Raises:

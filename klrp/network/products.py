@@ -115,6 +115,8 @@ def statistic(place: int) -> Callable[..., Built]:
 
 
 def softmax(sign: int = 1, logarithm: bool = False) -> Callable[..., Built]:
+    """softmax(sign · x) over an axis other than the samples', or its logarithm."""
+
     def build(x, dim=None, *args, **kwargs):
         if dim is None or dim % len(x.shape) == 0:
             raise KlrpError.value("it joins the samples, or names no axis; give dim")

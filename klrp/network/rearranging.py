@@ -61,6 +61,7 @@ def _numbers(value: Traced, starts: dict[Key, tuple[int, Traced]], moved: Moved)
 
 
 def as_rearrange(operation: Rearrange | Pass, output: Traced) -> Rearrange:
+    """A reshape as the rearrangement that it is, so that others can be put behind it."""
     if isinstance(operation, Rearrange):
         return operation
     numbers = torch.arange(1, 1 + math.prod(output.shape), device=output.device).reshape(output.shape)
@@ -73,6 +74,7 @@ def by_samples(shape: torch.Size, n: int) -> bool:
 
 
 def mixes_samples(operation: Operation, n: int) -> bool:
+    """Whether a neuron of a sample, in the order of memory, shows one of another sample."""
     if not isinstance(operation, Rearrange) or not n:
         return False
     origin = operation.origin.reshape(n, -1)

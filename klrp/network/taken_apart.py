@@ -105,7 +105,10 @@ def _local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
 
 def _interpolate(input, size=None, scale_factor=None, mode="nearest", align_corners=None,
                  recompute_scale_factor=None, antialias=False):  # fmt: skip
-    """Along one axis after the other, each a matrix: what it makes of the unit vectors."""
+    """Along one axis after the other, each a matrix: what it makes of the unit vectors.
+
+    Its zeros are weights too: they take no share under rules that look at products, and an equal one under flat.
+    """
     spatial = input.ndim - 2
     modes = {"linear": "bilinear", "trilinear": "bilinear"}
     given = size if size is not None else scale_factor

@@ -24,7 +24,7 @@ class ADD:
 
 
 class Entry(NamedTuple):
-    """What a function means: the module type it counts as, and its builder (REARRANGE: see klrp.network.steps)."""
+    """What a function means: the module type it counts as, and its builder (``rearrange``: see klrp.network.rearranging)."""
 
     kind: type
     build: Callable[..., Built]
