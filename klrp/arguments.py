@@ -14,8 +14,8 @@ from klrp.composites.assignment import ANY, Assignment, Composite, assign, check
 from klrp.conversions import Theta
 from klrp.errors import KlrpError
 from klrp.kernels import Cache
-from klrp.network.steps import Network, Step, Trace
-from klrp.network.tracing import State, check_inputs, trace
+from klrp.network.steps import Network, Trace
+from klrp.network.tracing import State, checked_inputs, trace
 from klrp.rules import Rule
 from klrp.semirings import Semiring
 
@@ -23,7 +23,7 @@ GRAPHS = 4  # shapes of inputs whose graphs are kept: that of the batches, that 
 
 
 class Plan(NamedTuple):
-    """All that is decided before relevance moves."""
+    """All that is decided before relevance moves; of the samples the first ``samples`` are the caller's."""
 
     network: Trace
     semiring: Semiring
@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     cache: Cache | None
     starts: Mapping[str, Tensor]
     through: Mapping[str, Tensor]
+    samples: int
 
 
 class Kept:
@@ -61,44 +62,48 @@ def plan_for(
 
     ``kept`` holds what is known of the model from earlier batches: a graph depends on the model and on shapes alone.
     """
-    check_inputs(inputs)
+    xs = checked_inputs(inputs)
     _check_memory(memory)
     if kept is not None:
         kept.renew(model, memory)
     if output is not None and not callable(output):
         raise KlrpError.type(f"output: got {output!r}; expected a function of what the model returns.")
-    network, assignment = _traced(model, inputs, _composite(composite, rule, theta), semiring, kept, output)
-    chosen = targets_for(target, network.logits)
-    first = start_for(start, semiring, chosen, network.logits)
+    network, assignment = _traced(model, xs, _composite(composite, rule, theta), semiring, kept, output)
+    n, logits, free = len(xs[0]), network.logits, isinstance(start, Tensor | Mapping)
+    if len(logits) != n and n:  # two samples were run in the place of one
+        target, start = _twice(target), _twice(start)
+    elif not n:  # and two blank ones in the place of none
+        start_for(start, semiring, targets_for(target, logits[:0]), logits[:0])
+        for argument, given in (("start", start), ("through", through)):
+            list(_by_step(argument, given if isinstance(given, Mapping) else {}, network))
+        target, start, through = None, "one", None
+    chosen = targets_for(target, logits)
+    first = start_for(start, semiring, chosen, logits)
     if isinstance(start, Mapping):
         starts = _elements_of(start, network, semiring)
     else:
         starts = {network.output: first.reshape(*network.value(network.output).shape, *semiring.shape)}
-    return Plan(
-        network,
-        semiring,
-        assignment,
-        None if isinstance(start, Tensor | Mapping) else chosen,
-        first,
-        _names(keep, network.steps),
-        memory,
+    cache, names, masks = (
         None if kept is None else kept.cache,
-        starts,
+        _names(keep, network),
         _masks(through, network, semiring),
     )
+    asked = None if free else chosen
+    return Plan(network, semiring, assignment, asked, first, names, memory, cache, starts, masks, n)
 
 
 def _traced(
-    model: Any, inputs: Tensor, composite: Composite, semiring: Semiring, kept: Kept | None, output: Callable | None
-) -> tuple[Trace, Assignment]:
+    model: Any, xs: tuple[Tensor, ...], composite: Composite, semiring: Semiring, kept: Kept | None,
+    output: Callable | None,
+) -> tuple[Trace, Assignment]:  # fmt: skip
     kept = kept if output is None else None  # what a function closes over may change between batches
-    key = (inputs.shape, inputs.dtype, inputs.device)
+    key = tuple((x.shape, x.dtype, x.device) for x in xs)
     if kept is not None and key in kept.graphs:
         network, assignment = kept.graphs[key]
-        return network.run(inputs), assignment
-    found = trace(model, inputs, output)
+        return network.run(xs), assignment
+    found = trace(model, xs, output)
     assignment = assign(found.steps, composite, semiring)
-    if kept is not None and found.network.replayable:
+    if kept is not None and found.network.replayable and len(found.logits) == len(xs[0]):
         while len(kept.graphs) >= GRAPHS:
             del kept.graphs[next(iter(kept.graphs))]
         kept.graphs[key] = found.network, assignment
@@ -230,7 +235,7 @@ def _by_step(argument: str, given: Any, network: Trace) -> Iterable[tuple[str, A
     if not isinstance(given, Mapping):
         raise KlrpError.type(f"{argument}: got {type(given).__name__}; expected a dict from names of steps to tensors.")
     aliases = {alias: step.name for step in network.steps for alias in step.aliases}
-    known = {step.name: step.name for step in network.steps} | aliases | {"input": "input"}
+    known = {step.name: step.name for step in network.steps} | aliases | {name: name for name in network.inputs}
     for name, item in given.items():
         if name not in known:
             raise KlrpError.value(f"{argument}: there is no step {name!r}. The steps are: {', '.join(known)}.")
@@ -239,19 +244,28 @@ def _by_step(argument: str, given: Any, network: Trace) -> Iterable[tuple[str, A
         yield known[name], item
 
 
-def _names(keep: Any, steps: Iterable[Step]) -> set[str]:
-    """The names of the steps whose maps are kept, "output" and "input" among them."""
-    aliases = {alias: step.name for step in steps for alias in step.aliases}
-    names = {"output", "input", *(step.name for step in steps)}
+def _names(keep: Any, network: Trace) -> set[str]:
+    """The names of the steps whose maps are kept, "output" and the inputs among them."""
+    aliases = {alias: step.name for step in network.steps for alias in step.aliases}
+    names = {"output", *network.inputs, *(step.name for step in network.steps)}
     if isinstance(keep, str) and keep == "all":
         return names
     if not isinstance(keep, str | Iterable):
         raise KlrpError.type(f'keep: got {keep!r}; expected "all", "input" or names of steps.')
     if isinstance(keep, str):
-        keep = [keep]
+        keep = network.inputs if keep == "input" else [keep]
     wanted = {aliases.get(name, name) if isinstance(name, str) else repr(name) for name in keep}
     if unknown := sorted(map(str, wanted - names)):
         raise KlrpError.value(
             f"keep: there is no step {', '.join(unknown)}. The steps are: {', '.join(sorted(names | set(aliases)))}."
         )
     return wanted
+
+
+def _twice(x: Any) -> Any:
+    """What was given for one sample, for two of it."""
+    if isinstance(x, Mapping):
+        return {name: _twice(elements) for name, elements in x.items()}
+    if isinstance(x, int | str | None) or not hasattr(x, "__len__") or (isinstance(x, Tensor) and not x.ndim):
+        return x
+    return torch.cat([torch.as_tensor(x)] * 2)

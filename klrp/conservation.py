@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import NamedTuple
@@ -92,10 +92,11 @@ class Conservation(Mapping[str, Balance | Total]):
 
 
 def balance(
-    step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor | None], linear: bool, n: int
-) -> Balance:
+    step: Layer | Move, shares: Shares | None, r: Tensor, passed: list[Tensor | None], linear: bool, n: int,
+    values: Sequence[Tensor] = (),
+) -> Balance:  # fmt: skip
     """The account of one step that received r [N, *output] and passed its inputs' relevance on, for each of the ``n``
-    samples, which may have several rows each.
+    samples, which may have several rows each; ``values`` are what a move reads, if where to depends on them.
 
     ``linear`` says that Θ = id: then every term is computed for itself, and the error shows a mistake.
     Otherwise what Θ changed counts as lost, whatever it is, and the error is 0 by definition.
@@ -108,7 +109,7 @@ def balance(
     zero = torch.zeros_like(received)
     handed = sum((total(x) for x in passed if x is not None), start=zero)
     if shares is None and isinstance(step, Move):
-        return Balance(received, handed, zero, zero, total(step.lost(r)))
+        return Balance(received, handed, zero, zero, total(step.lost(r, values)))
     bias = stabiliser = lost = expected = zero
     assert shares is not None  # a layer takes some
     for part in shares.parts:

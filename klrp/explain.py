@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from klrp import kernels
-from klrp.arguments import Kept, Plan, plan_for, start_for, targets_for
+from klrp.arguments import Kept, Plan, plan_for
 from klrp.composites import Composite
 from klrp.conservation import Balance, balance
 from klrp.conversions import Theta
-from klrp.errors import KlrpError, SampleAxisError
+from klrp.errors import KlrpError
 from klrp.network.calls import first_line
-from klrp.network.layers import Layer, Read
+from klrp.network.layers import Layer, Pool, Read
 from klrp.network.moves import Linearised, Move
 from klrp.network.steps import Step
 from klrp.relevance import Relevance
@@ -31,8 +31,9 @@ R = TypeVar("R")
 def walk_back(
     steps: Sequence[Step], starts: Mapping[str, R], pass_down: Callable[[Step, R], Iterable[R | None]],
     join: Callable[[R, R], R], blank: Callable[[str], R], admit: Callable[[str, R], R] = lambda name, r: r,
+    inputs: Iterable[str] = ("input",),
 ) -> Iterator[tuple[str, R]]:  # fmt: skip
-    """The recursion R_j = ⊕_k Θ(d_jk) ⊗ R_k: (step, the relevance of what it outputs), from the last step to "input".
+    """The recursion R_j = ⊕_k Θ(d_jk) ⊗ R_k: (step, the relevance of what it outputs), from the last step to the inputs.
 
     It is the same for maps of numbers, of formulas, or of anything else: ``pass_down`` gives what a step hands to each
     of its sources, None where nothing passes, ``join`` is ⊕ at a fork, ``blank`` the map of a step that feeds nothing
@@ -51,13 +52,14 @@ def walk_back(
             known = arriving.pop(source, None)
             arriving[source] = below if known is None else join(known, below)
             del known, below
-    r = arriving.pop("input", None)
-    yield "input", blank("input") if r is None else admit("input", r)
+    for name in inputs:
+        r = arriving.pop(name, None)
+        yield name, blank(name) if r is None else admit(name, r)
 
 
 def explain(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | Sequence[Tensor],
     target: int | Sequence[int] | Tensor | None = None,
     *,
     semiring: Semiring | str = REAL,
@@ -76,9 +78,10 @@ def explain(
         \text{ at the output.}
 
     Args:
-        model: a network from one tensor to logits [N, C] or [N]. It is run once, in eval mode, on a copy that
+        model: a network from one tensor, or several, to logits [N, C] or [N]. It is run once, in eval mode, on a copy that
             shares its parameters, and left as it was. A softmax or sigmoid at its end is looked behind.
-        inputs: floats [N, ...] (integers where the network begins with an nn.Embedding).
+        inputs: floats [N, ...] (integers where the network begins with an nn.Embedding), or a tuple of such, with which
+            the model is called; ``relevance.inputs`` are then their maps, and their names "input.0", "input.1", ...
         target: the class to explain: an int, a LongTensor [N] or a list of ints, or None for each sample's top logit.
         semiring: a klrp.Semiring or the name of a shipped one.
         composite: which layer gets which rule and Θ; or ``rule`` and ``theta``, one of each for all
@@ -89,7 +92,7 @@ def explain(
             map [N, *shape]. With one mask for each concept this is concept-conditional relevance (Achtibat et al. 2023).
         output: picks logits [N, C] or [N] from what the model returns: ``lambda y: y["out"][:, :, 10, 20]`` is one
             place of a segmentation. It is captured with the model, by klrp.explain_many for each batch anew.
-        keep: which maps to keep: ``"all"``, ``"input"``, or names of steps.
+        keep: which maps to keep: ``"all"``, ``"input"``, which is all inputs, or names of steps.
         memory: bytes for a block of shares and what is made of it; maps and weights come on top.
 
     Raises:
@@ -116,7 +119,7 @@ def explain_many(
     change of its parameters or buffers it is captured anew. Weights that a kernel packs are kept for the next batches,
     within ``memory``.
 
-    A batch is the inputs, or a tuple or list that begins with them. ``target`` is an int, None for the top
+    A batch is the inputs, or a tuple or list that begins with them: ((x, y), labels) for a network with two. ``target`` is an int, None for the top
     logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
 
     Example:
@@ -142,7 +145,7 @@ def explain_many(
 
 def kernel_for(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | Sequence[Tensor],
     target: int | Sequence[int] | Tensor | None = None,
     *,
     semiring: Semiring | str = REAL,
@@ -165,16 +168,9 @@ def kernel_for(
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")
         {'linear': 'lists'}
     """
-    settings: dict[str, Any] = dict(through=through, output=output)
+    given = find_semiring(semiring), composite, rule, theta, start, keep, memory
     with _computing(inputs):
-        semiring = find_semiring(semiring)
-        try:
-            plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory, **settings)
-        except SampleAxisError:
-            if len(inputs) != 1:
-                raise
-            inputs, target, start = _twice(inputs), _twice(target), _twice(start)
-            plan = plan_for(model, inputs, target, semiring, composite, rule, theta, start, keep, memory, **settings)
+        plan = plan_for(model, inputs, target, *given, through=through, output=output)
         return {
             step.name: kernels.Kernel("move") if (task := task_at(step, plan)[0]) is None else kernels.chosen(task)
             for step in plan.network.steps
@@ -184,7 +180,8 @@ def kernel_for(
 @contextmanager
 def _computing(inputs: Any) -> Iterator[None]:
     """Without gradients, and in the precision of the inputs: autocast would compute shares in half of it."""
-    device = inputs.device.type if isinstance(inputs, Tensor) else "cpu"
+    first = inputs[0] if isinstance(inputs, tuple | list) and inputs else inputs
+    device = first.device.type if isinstance(first, Tensor) else "cpu"
     with torch.no_grad(), torch.autocast(device, enabled=False):
         yield
 
@@ -194,30 +191,15 @@ def _explain(
     theta: Any = None, start: Any = "one", through: Any = None, output: Any = None, keep: Any = "all",
     memory: Any = 64 << 20, kept: Kept | None = None,
 ) -> Relevance:  # fmt: skip
-    settings: dict[str, Any] = dict(
-        semiring=semiring, composite=composite, rule=rule, theta=theta, keep=keep, memory=memory, output=output
-    )
+    given = semiring, composite, rule, theta, start, keep, memory
+    again = partial(plan_for, model, inputs, target, *given, kept=kept, through=through, output=output)
     with _computing(inputs):
-        if isinstance(inputs, Tensor) and inputs.ndim and not len(inputs):
-            # Blank samples give the shapes; two, since with one alone squeeze() would take their axis.
-            blank = inputs.new_zeros(2, *inputs.shape[1:])
-            return _first(_explain(model, blank, **settings), 0, target, start)
-        try:
-            plan = plan_for(model, inputs, target, start=start, through=through, kept=kept, **settings)
-        except SampleAxisError:
-            if len(inputs) != 1:
-                raise
-            plan = None
-        if plan is None:  # squeeze() may have taken the axis of the one sample
-            settings["through"] = through  # masks broadcast over the samples
-            both = _explain(model, _twice(inputs), _twice(target), start=_twice(start), **settings)
-            return _first(both, 1, target, start)
+        plan = again()
         relevance = _walked(plan)
-        if semiring.linear and keep == "all":
-            again = partial(plan_for, model, inputs, target, start=start, through=through, **settings)
-            account = partial(_account, again, relevance.logits)
-            relevance = replace(relevance, account=account)
-        return relevance
+        if relevance.maps.keys() - plan.network.inputs:
+            account = partial(_account, again, relevance.logits) if semiring.linear and keep == "all" else None
+            relevance = replace(relevance, account=account, connections=partial(_edges, again, relevance.logits))
+        return relevance if plan.samples == len(relevance.logits) else relevance.first(plan.samples)
 
 
 def _walked(plan: Plan) -> Relevance:
@@ -232,12 +214,13 @@ def _walked(plan: Plan) -> Relevance:
         if name in plan.keep:
             maps[name] = r.contiguous()  # a kernel may have its channels last
         del r
-    return Relevance(semiring, plan.target, logits, exact, network.network.behind, maps, aliases)
+    return Relevance(semiring, plan.target, logits, exact, network.network.behind, network.inputs, maps, aliases)
 
 
 def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor | None]]) -> Iterator[tuple[str, Tensor]]:
     network, semiring = plan.network, plan.semiring
-    shapes = {step.name: tuple(step.shape) for step in network.steps} | {"input": tuple(network.value("input").shape)}
+    shapes = {step.name: tuple(step.shape) for step in network.steps}
+    shapes |= {name: tuple(network.value(name).shape) for name in network.inputs}
 
     def passed(step: Step, r: Tensor) -> list[Tensor | None]:
         with _about(step, plan):
@@ -246,33 +229,53 @@ def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor | None]]) 
         return below
 
     def blank(name: str) -> Tensor:
+        network.forget(name)
         return semiring.full(shapes[name], "zero", plan.start)
 
     def admit(name: str, r: Tensor) -> Tensor:
         mask = plan.through.get(name)
         return r if mask is None else torch.where(mask, r, semiring.full((), "zero", r))
 
-    return walk_back(network.steps, plan.starts, passed, semiring.plus, blank, admit)
+    return walk_back(network.steps, plan.starts, passed, semiring.plus, blank, admit, network.inputs)
 
 
-def _account(again: Callable[[], Plan], logits: Tensor) -> Mapping[str, Balance]:
-    """The account of each step, by a second explanation that keeps it; ``logits`` are those of the first."""
-    balances = {}
+@contextmanager
+def _repeated(again: Callable[[], Plan], logits: Tensor) -> Iterator[Plan]:
+    """The plan of an explanation once more; ``logits`` are those of the first."""
     with _computing(logits):
         plan = again()
         if not torch.equal(plan.network.logits, logits):
-            raise KlrpError.value("conservation: the model or the inputs have changed since; explain them again.")
+            raise KlrpError.value("relevance: the model or the inputs have changed since; explain them again.")
+        yield plan
+
+
+def _account(again: Callable[[], Plan], logits: Tensor) -> Mapping[str, Balance]:
+    """The account of each step, by a second explanation that keeps it."""
+    balances = {}
+    with _repeated(again, logits) as plan:
 
         def pass_down(step: Step, r: Tensor) -> list[Tensor | None]:
             passed, task = _pass_down(step, r, plan)
             shares, linear = (None, True) if task is None else (task.shares, task.theta.identical)
-            balances[step.name] = balance(step.operation, shares, r, passed, linear, len(logits))
+            balances[step.name] = balance(step.operation, shares, r, passed, linear, len(logits), _values(step, plan))
             return passed
 
         for _ in _walk(plan, pass_down):
             pass
-        nothing = Balance(*[plan.start.new_zeros(len(plan.start))] * len(Balance._fields))
+        nothing = Balance(*[plan.start.new_zeros(len(logits))] * len(Balance._fields))
     return {step.name: balances.get(step.name, nothing) for step in reversed(plan.network.steps)}
+
+
+def _edges(again: Callable[[], Plan], logits: Tensor, name: str, r: Tensor) -> Tensor:
+    """Θ(d_jk) ⊗ R_k for each weight of a step [N, *weight], from R_k [N, *output]; the steps' values are computed anew."""
+    with _repeated(again, logits) as plan:
+        step = next((step for step in plan.network.steps if step.name == name), None)
+        task = None if step is None else task_at(step, plan)[0]
+        if task is None or len(task.layer.weights) > 1 or isinstance(task.layer, Pool):
+            raise KlrpError.value(f"step: {name} has no weights; edges are those of a layer, such as torch.nn.Linear.")
+        with _about(step, plan):
+            found = kernels.edges(task, r)
+        return plan.semiring.sum(found.reshape(len(logits), -1, *found.shape[1:]), 1)
 
 
 def task_at(step: Step, plan: Plan) -> tuple[kernels.Task | None, tuple[int, ...]]:
@@ -297,8 +300,13 @@ def _pass_down(step: Step, r: Tensor, plan: Plan) -> tuple[list[Tensor | None], 
         return [below.get(i) for i in range(len(step.sources))], task
     move = step.operation
     assert isinstance(move, Move)
-    values = [plan.network.value(source) for source in step.sources] if move.reads_values else []
-    return list(move.hand_down(r, plan.semiring, values)), None
+    return list(move.hand_down(r, plan.semiring, _values(step, plan))), None
+
+
+def _values(step: Step, plan: Plan) -> list[Tensor]:
+    """What a move reads, if where it moves relevance depends on it."""
+    reads = isinstance(step.operation, Move) and step.operation.reads_values
+    return [plan.network.value(source) for source in step.sources] if reads else []
 
 
 @contextmanager
@@ -317,20 +325,3 @@ def _about(step: Step, plan: Plan) -> Iterator[None]:
             f"{where}: an operation failed with: {first_line(error)} Check add and mul of the semiring with "
             f"klrp.check_laws."
         ) from error
-
-
-def _twice(x: Any) -> Any:
-    """Two samples in the place of one, for inputs, targets and starts that have one."""
-    if isinstance(x, Mapping):
-        return {name: _twice(elements) for name, elements in x.items()}
-    if isinstance(x, int | str | None) or not hasattr(x, "__len__") or (isinstance(x, Tensor) and not x.ndim):
-        return x
-    return torch.cat([torch.as_tensor(x)] * 2)
-
-
-def _first(relevance: Relevance, n: int, target: Any, start: Any) -> Relevance:
-    """The first ``n`` samples of a Relevance that was made of more; its arguments are checked all the same."""
-    logits = relevance.logits[:n]
-    targets = targets_for(target, logits)
-    start_for(start, relevance.semiring, targets, logits)
-    return relevance.first(n, None if isinstance(start, Tensor | Mapping) else targets, logits)

@@ -130,6 +130,7 @@ def collect(
     target: int | str | None = "labels",
     *,
     step: str = "input",
+    edges: bool = False,
     levels: int = 0,
     progress: bool = True,
     **settings: Any,
@@ -142,6 +143,8 @@ def collect(
         target: the explained class: ``"labels"``, an int, or None for the top logit. Maps are kept
             apart by it.
         step: whose neurons: ``"input"`` or the name of a step.
+        edges: whether the weights of that step are meant, by ``relevance.edges(step)``, in place of its neurons: their
+            mean is what a weight is worth, for torch.nn.utils.prune for instance.
         levels: 0, or how many values >= 2 between a neuron's smallest and largest finite score
             quantiles are rounded to: they are off by at most half the distance of two levels, and
             exact where the scores are truth values. They need a second pass over ``batches``, which
@@ -170,7 +173,7 @@ def collect(
         n = len(batches) if hasattr(batches, "__len__") else None
         found = explain_many(model, batches, target, **settings)
         for R in tqdm(found, desc="masks", total=n, leave=False, disable=not progress):
-            r = R[step]
+            r = R.edges(step) if edges else R[step]
             relevant = ~R.semiring.is_zero(r)
             yield (R.semiring.score(r), relevant, R.target), R.logits.shape[1]
 

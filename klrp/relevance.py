@@ -16,8 +16,8 @@ from klrp.semirings import Semiring
 class Relevance(Mapping[str, Tensor]):
     """The relevance of every neuron: a read-only mapping from step names, output to input.
 
-    ``relevance["features.28"]`` is the map [N, *shape of that step's output, *semiring.shape];
-    ``relevance.input`` that of the network's input. ``target`` [N] are the explained classes, or None where ``start``
+    ``relevance["features.28"]`` is the map [N, *shape of that step's output, *semiring.shape]; ``relevance.input`` that
+    of the network's input, and ``relevance.inputs`` those of all of them. ``target`` [N] are the explained classes, or None where ``start``
     was a tensor; ``logits`` [N, C] the network's output. ``behind`` names a function at the network's end that was
     looked behind, such as "softmax": then the logits are the values that it reads. ``exact`` is False where a count
     reached 2^53 and float64 began to round.
@@ -28,14 +28,21 @@ class Relevance(Mapping[str, Tensor]):
     logits: Tensor
     exact: bool
     behind: str
+    names: tuple[str, ...]
     maps: Mapping[str, Tensor] = field(repr=False)
     aliases: Mapping[str, str] = field(repr=False)
     account: Callable[[], Mapping[str, Balance]] | None = field(repr=False, default=None)
+    connections: Callable[[str, Tensor], Tensor] | None = field(repr=False, default=None)
 
     @property
     def input(self) -> Tensor:
         """The relevance of the input [N, *input, *semiring.shape]."""
         return self["input"]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The relevance of each input of the network [N, *input, *semiring.shape]."""
+        return tuple(self[name] for name in self.names)
 
     def __getitem__(self, name: str) -> Tensor:
         found = self.maps.get(self.aliases.get(name, name))
@@ -53,8 +60,8 @@ class Relevance(Mapping[str, Tensor]):
         return len(self.maps)
 
     def __getstate__(self) -> dict:
-        """All but the way to the account, which leads to the model."""
-        return vars(self) | {"account": None}
+        """All but the ways to the account and the edges, which lead to the model."""
+        return vars(self) | {"account": None, "connections": None}
 
     def __repr__(self) -> str:
         behind = f", behind the {self.behind} at its end" if self.behind else ""
@@ -66,6 +73,8 @@ class Relevance(Mapping[str, Tensor]):
         calls = [k for k in known if k.startswith(f"{name}@")]
         if calls:
             return f"step: {name!r} is called {len(calls)} times; name one of its calls: {', '.join(calls)}."
+        if name == "input" and len(self.names) > 1:
+            return f"input: the network has several; use relevance.inputs, or one of the names {', '.join(self.names)}."
         return f"step: there is no map {name!r}. The maps kept are: {', '.join(known)}."
 
     def conservation(self) -> Conservation:
@@ -89,15 +98,54 @@ class Relevance(Mapping[str, Tensor]):
             )
         return Conservation(self.account(), self.aliases)
 
-    def first(self, n: int, target: Tensor | None, logits: Tensor) -> Relevance:
-        """The first ``n`` samples alone, with their targets and logits."""
-        account = self.account
-        if account is not None:
-            whole = account
+    def edges(self, step: str) -> Tensor:
+        r"""The relevance of each connection, or weight, of a layer [N, *weight, *semiring.shape].
 
-            def account() -> dict[str, Balance]:
-                return {name: Balance(*(entry[:n] for entry in found)) for name, found in whole().items()}
+        .. math:: R_{jk} = Θ(d_{jk}) ⊗ R_k, \qquad \bigoplus_k R_{jk} = R_j
 
-        given = len(self.logits)  # a step may have several rows for a sample
-        maps = {name: r[: len(r) // given * n] for name, r in self.maps.items()}
-        return replace(self, target=target, logits=logits, maps=maps, account=account)
+        A weight that connects several pairs, as that of a convolution does, has the ⊕ of theirs: for nn.Linear it is
+        [N, K, J], for a convolution [N, out, in / groups, *kernel]. For a product with a held factor, such as a
+        softmax's with values, the weights are that factor: [N, heads, K, J] says which token read which. The network is
+        run once more for it; memory is that of the result, and of a copy.
+
+        Args:
+            step: the name of a layer whose map was kept.
+
+        Raises:
+            KlrpError: for a step without weights, or where the model or the inputs have changed since, or the
+                Relevance was copied or loaded.
+
+        Example:
+            >>> relevance.edges("fc1").shape  # from 784 inputs to 300 neurons
+            torch.Size([8, 300, 784])
+        """
+        if self.connections is None:
+            raise KlrpError.value(
+                "keep: edges() needs the map of the step, and the model; keep it, and call edges() before the Relevance "
+                "is copied or stored."
+            )
+        return self.connections(self.aliases.get(step, step), self[step])
+
+    def first(self, n: int) -> Relevance:
+        """The first ``n`` samples alone; the others were there to tell which axis is the samples'."""
+        account, connections, given = self.account, self.connections, len(self.logits)
+
+        def of_first(r: Tensor) -> Tensor:  # a step may have several rows for a sample
+            return r[: len(r) // given * n]
+
+        def first_account() -> dict[str, Balance]:
+            assert account is not None
+            return {name: Balance(*(entry[:n] for entry in found)) for name, found in account().items()}
+
+        def first_connections(step: str, r: Tensor) -> Tensor:
+            assert connections is not None
+            return connections(step, self.maps[step])[:n]
+
+        return replace(
+            self,
+            target=None if self.target is None else self.target[:n],
+            logits=self.logits[:n],
+            maps={name: of_first(r) for name, r in self.maps.items()},
+            account=None if account is None else first_account,
+            connections=None if connections is None else first_connections,
+        )

@@ -114,8 +114,10 @@ def explain(
 
 
 def _check_size(plan: Plan) -> None:
-    """A KlrpError if some layer has too many edges to walk one by one."""
+    """A KlrpError if some layer has too many edges to walk one by one, or several rows for the one sample."""
     for step in plan.network.steps:
+        if step.shape[0] != len(plan.start):
+            raise KlrpError.value(f"model: {step.name} has several rows for a sample. Use klrp.explain.")
         task, _ = task_at(step, plan)
         edges = step.shape[1:].numel() if task is None else task.layer.edges()
         if edges > LARGEST:
@@ -152,7 +154,8 @@ class _Walk:
         if task is None:
             values = [network.value(source) for source in step.sources] if step.operation.reads_values else []
             for array, (at_j, at_k) in zip(below, step.operation.pairs(values), strict=True):
-                for j, k in zip(at_j.tolist(), at_k.tolist(), strict=True):
+                first = at_k < len(r)  # of the one sample, where two were run in its place
+                for j, k in zip(at_j[first].tolist(), at_k[first].tolist(), strict=True):
                     array[j] = self.add(array[j], r[k])
             return below
         for number, at_j, at_k, d in edges(task.shares):

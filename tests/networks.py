@@ -29,7 +29,7 @@ def conv(lower=3, upper=3, kernel=3, **settings):
 
 
 class Graph(nn.Module):
-    """A network whose forward is a function of the network and its input."""
+    """A network whose forward is a function of the network and its inputs."""
 
     def __init__(self, forward, modules):
         super().__init__()
@@ -37,8 +37,8 @@ class Graph(nn.Module):
             setattr(self, name, module)
         self.function = forward
 
-    def forward(self, x):
-        return self.function(self, x)
+    def forward(self, *xs):
+        return self.function(self, *xs)
 
 
 def graph(forward, seed=0, **modules):

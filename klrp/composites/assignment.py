@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from klrp.conversions import Conversion, as_conversion
-from klrp.errors import KlrpError, SampleAxisError
+from klrp.errors import KlrpError
 from klrp.network.layers import Affine, Layer
 from klrp.network.linearised import Norm, Product
 from klrp.network.moves import Linearised
 from klrp.network.steps import Step
-from klrp.network.tracing import check_inputs, trace
+from klrp.network.tracing import checked_inputs, trace
 from klrp.rules import Rule
 from klrp.semirings import REAL, Semiring, find_semiring
 from klrp.tables import Table
@@ -74,14 +74,9 @@ class Composite:
         checked = tuple(_checked(row, number) for number, row in enumerate(rows))
         object.__setattr__(self, "rows", checked)
 
-    def describe(self, model: nn.Module, inputs: Tensor, semiring: Semiring | str = REAL) -> Table:
+    def describe(self, model: nn.Module, inputs: Tensor | Sequence[Tensor], semiring: Semiring | str = REAL) -> Table:
         """The table of what each layer of ``model`` gets: step, kind, rule, Θ."""
-        check_inputs(inputs)
-        semiring = find_semiring(semiring)
-        try:
-            steps = trace(model, inputs).steps
-        except SampleAxisError:  # of one sample some things cannot be told
-            steps = trace(model, inputs.repeat(2, *(1,) * (inputs.ndim - 1))).steps
+        semiring, steps = find_semiring(semiring), trace(model, checked_inputs(inputs)).steps
         assigned = assign(steps, self, semiring)
         return Table(
             ("step", "kind", "rule", "theta"),
@@ -114,7 +109,8 @@ def first_steps(steps: Sequence[Step]) -> tuple[set[str], set[str]]:
 
     Adding or multiplying by constants does not count as a layer: it only moves the input's scale.
     """
-    open_to_input, first, purely = {"input"}, set(), set()
+    names = {step.name for step in steps}
+    open_to_input, first, purely = {s for step in steps for s in step.sources if s not in names}, set(), set()
     for step in steps:
         if not any(source in open_to_input for source in step.sources):
             continue

@@ -25,7 +25,7 @@ from klrp.rules import Rule
 from klrp.semirings import Semiring
 from klrp.shares import PartShares, Shares, shares_of
 
-__all__ = ["KERNELS", "Cache", "Kernel", "Task", "chosen", "contract", "only", "task_for"]
+__all__ = ["KERNELS", "Cache", "Kernel", "Task", "chosen", "contract", "edges", "only", "task_for"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,12 @@ def contract(task: Task, r: Tensor) -> list[Tensor]:
             return passed
         objections.append(objection or f"the numbers leave the range of {kernel.NAME or 'logarithms'}")
     raise _none_left("; ".join(objections))
+
+
+def edges(task: Task, r: Tensor) -> Tensor:
+    """Θ(d_jk) ⊗ R_k for each weight of the layer [N, *weight, *shape], from R_k [N, *output, *shape]; see
+    klrp.Relevance.edges."""
+    return blocked.by_weight(_fitted(task, r), r)
 
 
 _ONLY: ContextVar[frozenset[str] | None] = ContextVar("only", default=None)

@@ -48,10 +48,50 @@ def contract(task: Task, r: Tensor) -> list[Tensor]:
         for tap, product in blocks.products(shares, r, semiring, samples, skip):
             below = _below(product, theta, semiring, edges)
             lower = tap.lower(results[tap.source][samples])
-            below = product.scatter(below, lower.shape[2], product.kept, zero)
+            at_g, _, at_j, at_p = product.kept
+            below = product.scatter(below, lower.shape[2], (at_g, at_j, at_p), zero)
             below = fold(below, lower.shape[: lower.ndim - zero.ndim], semiring.sum)
             lower.copy_(semiring.plus(lower, below))
     return results
+
+
+def by_weight(task: Task, r: Tensor) -> Tensor:
+    """Θ(d_jk) ⊗ R_k [N, *weight, *shape], the ⊕ of it where a weight connects several pairs.
+
+    Each weight belongs to one tap. Where weights depend on the sample, *weight is that of one.
+    """
+    layer, semiring, edges = task.layer, task.semiring, _edges(task, r)
+    zero, samples_first = semiring.full((), "zero", r), layer.weights_have_samples
+    shape = (1, *layer.weights[0].shape[1:]) if samples_first else tuple(layer.weights[0].shape)
+    result = semiring.full((layer.output[0], *shape), "zero", r)
+    # The numbers of an element in front: taps view weights, not weights of elements.
+    numbers = result.reshape(len(result), *shape, zero.numel()).movedim(-1, 1).contiguous()
+    skip = task.shares.vanishes_at_zero and _zero_gives_zero(task.theta, semiring, task.shares.parts[0].denominator)
+    for samples in sample_chunks(layer, edges):
+        theta = _of_samples(task.theta, samples)
+        for tap, product in blocks.products(task.shares, r, semiring, samples, skip):
+            views = [[tap.weight(of_one) for of_one in of_sample] for of_sample in numbers[samples]]
+            size = views[0][0].shape[1:]
+            found = _by_pair(product, theta, semiring, edges, shared=math.prod(size[3:]) == 1)
+            found = fold(product.placed(found, zero), (len(views), *size), semiring.sum)
+            for view, of_sample in zip(views, found.reshape(len(views), *size, zero.numel()), strict=True):
+                for to, of_one in zip(view, of_sample.unbind(-1), strict=True):
+                    to[0].copy_(of_one)
+    result = numbers.movedim(1, -1).reshape(result.shape)
+    return result.squeeze(1) if samples_first else result
+
+
+def _by_pair(product: Product, theta: Conversion, semiring: Semiring, edges: int, shared: bool) -> Tensor:
+    """Θ(d_jk) ⊗ R_k over one product [n, g, k, j, p, *shape]; with ``shared`` the ⊕ of it over p [n, g, k, j, 1, *shape]."""
+    n, g, k, j, p = product.sizes
+    found = semiring.full((n, g, k, j, 1 if shared else p), "zero", product.r)
+    for (at_g, at_j, at_p), at_ks in tiles(product.sizes, edges):
+        for at_k in at_ks:
+            elements = _elements(product.d(at_g, at_k, at_j, at_p), theta, semiring)
+            passed = semiring.mul(elements, product.r[:, at_g, at_k, :, at_p])
+            target = found[:, at_g, at_k, at_j, slice(1) if shared else at_p]
+            target.copy_(semiring.plus(target, semiring.sum(passed, 4).unsqueeze(4)) if shared else passed)
+    return found
 
 
 def thresholds(task: Task, r: Tensor) -> Tensor:
@@ -83,7 +123,7 @@ def largest(part: PartShares, memory: int) -> Tensor:
                     target = best[:, at_g, at_k, at_p]
                     torch.maximum(target, product.d(at_g, at_k, at_j, at_p).amax(3), out=target)
             upper = tap.upper(z[samples])
-            at_g, _, at_p = product.kept
+            at_g, _, _, at_p = product.kept
             found = product.scatter(best, k, (at_g, None, at_p), z.new_zeros(()))
             torch.maximum(upper, fold(found, upper.shape, torch.amax), out=upper)
     return z

@@ -39,7 +39,7 @@ class Product:
 
     ``parts`` holds, for each part, its scale, α [n, g, 1, j, p] and ω [1 or n, g, k, j, p or 1] of each
     pair, and the denominator [n, g, k, 1, p] or None; ``r`` is [n, g, k, 1, p, *shape]. ``kept`` are the indices of the
-    groups, lower neurons and positions that remain, None for a whole axis; ``positions`` is the shape
+    groups, upper and lower neurons and positions that remain, None for a whole axis; ``positions`` is the shape
     that the flat positions had.
     """
 
@@ -47,7 +47,7 @@ class Product:
     r: Tensor | None
     whole: tuple[int, int, int, int, int]
     positions: Shape
-    kept: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+    kept: tuple[Tensor | None, ...] = (None,) * 4
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
@@ -78,6 +78,21 @@ class Product:
             full[:, g[:, None, None], c[None, :, None], p[None, None, :]] = x
             x = full
         return x.reshape(n, groups, channels, *self.positions, *trailing)
+
+    def placed(self, x: Tensor, zero: Tensor) -> Tensor:
+        """x of pairs [n, g, k, j, p or 1, *shape] back at its places in [n, G, K, J, *positions or 1s, *shape]."""
+        n, groups, upper, lower, positions = self.whole
+        shared = x.shape[4] == 1
+        kept = (*self.kept[:3], None if shared else self.kept[3])
+        sizes = (groups, upper, lower, 1 if shared else positions)
+        if any(index is not None for index in kept):
+            g, k, j, p = (
+                torch.arange(m, device=x.device) if i is None else i for m, i in zip(sizes, kept, strict=True)
+            )
+            full = zero.expand(n, *sizes, *x.shape[5:]).clone()
+            full[:, g[:, None, None, None], k[:, None, None], j[:, None], p] = x
+            x = full
+        return x.reshape(n, *sizes[:3], *((1,) * len(self.positions) if shared else self.positions), *x.shape[5:])
 
 
 def products(
@@ -178,7 +193,7 @@ def without_zeros(product: Product, semiring: Semiring | None, skip_inactive: bo
         return x
 
     parts = [(scale, [cut(x) for x in xs], [cut(w) for w in ws], cut(z)) for scale, xs, ws, z in product.parts]
-    return replace(product, parts=parts, r=cut(product.r), kept=(at[0], at[2], at[3]))
+    return replace(product, parts=parts, r=cut(product.r), kept=tuple(at))
 
 
 def _any_over(mask: Tensor, *axes: int) -> Tensor:

@@ -5,7 +5,7 @@ behind its layer is folded into that layer's weights.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import EllipsisType
 from typing import Any
@@ -17,24 +17,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from klrp.errors import KlrpError, SampleAxisError
 from klrp.network import vocabulary
 from klrp.network.builders import Operation, Traced, activation, rearrange
-from klrp.network.calls import INPUT, Call, Key, first_line
+from klrp.network.calls import Call, Key, first_line, input_key
 from klrp.network.capture import Capture
 from klrp.network.layers import Affine, Conv, Layer, Linear
 from klrp.network.linearised import Product
-from klrp.network.moves import Pass, Rearrange
+from klrp.network.moves import Held, Pass, Rearrange
 from klrp.network.naming import names_of
 from klrp.network.products import div
 from klrp.network.rearranging import Moved, as_rearrange, by_samples, mixes_samples, rearranged
 from klrp.network.refusals import described, not_a_tensor, without_rule
-from klrp.network.steps import Network, Step, Trace
+from klrp.network.steps import Network, Step, Trace, input_names
 from klrp.network.vocabulary import Entry
 
 
 class Assembly:
     """Turns a capture into steps."""
 
-    def __init__(self, captured: Capture, x: Tensor):
-        self.calls, self.values, self.x = list(captured.calls), captured.values, x
+    def __init__(self, captured: Capture, xs: Sequence[Tensor]):
+        self.calls, self.values, self.samples = list(captured.calls), captured.values, len(xs[0])
+        self.inputs = {name: input_key(i) for i, name in enumerate(input_names(len(xs)))}
         self.returned, self.frozen = captured.returned, captured.frozen
         self.output = self._checked_output()
         self.read: Counter[Key] = Counter([self.output])
@@ -43,11 +44,12 @@ class Assembly:
         self.squashed = -1
         self.behind = self._look_behind()
         self.steps: dict[str, Step] = {}
-        self.names: dict[Key, str] = {INPUT: "input"}
+        self.names: dict[Key, str] = {key: name for name, key in self.inputs.items()}
         self.moved: Moved = {}
         self.ranks: dict[Key, int] = {}
         made = [(self.calls[n], out) for n in self.needed for out in self.calls[n].outputs if self.read[out.key]]
         self.called = names_of(made)
+        self.times: Counter[str] = Counter()
 
     def built(self) -> Trace:
         entries = {number: self._entry(self.calls[number]) for number in self.needed}
@@ -59,7 +61,7 @@ class Assembly:
         if self.output not in self.names:
             raise KlrpError.value("model: its output is its input; there is nothing to explain.")
         steps = tuple(self.steps.values())
-        keys = {"input": INPUT} | {step.name: step.key for step in steps}
+        keys = self.inputs | {step.name: step.key for step in steps}
         output = self.names[self.output]
         shape = self.returned.shape
         calls = {number: self.calls[number] for number in self.needed}
@@ -69,7 +71,7 @@ class Assembly:
     # --- the graph ----------------------------------------------------------------------------------------
 
     def _checked_output(self) -> Key:
-        value, n = self.returned, len(self.x)
+        value, n = self.returned, self.samples
         if not isinstance(value, Tensor | Traced):
             raise KlrpError.type(not_a_tensor(value))
         if len(value.shape) not in (1, 2) or value.shape[0] != n or not value.dtype.is_floating_point:
@@ -121,7 +123,7 @@ class Assembly:
 
     def _kept(self, steps: tuple[Step, ...]) -> Iterator[Key]:
         """The values that cannot be computed again from others that are kept, and that a step may read."""
-        yield INPUT
+        yield from self.inputs.values()
         waiting = [step.key for step in steps]
         seen = set()
         while waiting:
@@ -154,7 +156,7 @@ class Assembly:
                 f"model: {described(call)} is called in a way that has no rule, at {call.where}: {first_line(error)} "
                 f"Call it as its documentation does."
             ) from error
-        n = len(self.x)
+        n = self.samples
         if not by_samples(output.shape, n) or mixes_samples(operation, n):
             if not isinstance(operation, Rearrange | Pass) or output.key == self.output:
                 raise self._mixing(call, output)
@@ -167,11 +169,14 @@ class Assembly:
 
     def _mixing(self, call: Call, output: Traced) -> SampleAxisError:
         return SampleAxisError(
-            f"model: {described(call)} mixes or merges samples, at {call.where}: {tuple(output.shape)} from {len(self.x)} of "
+            f"model: {described(call)} mixes or merges samples, at {call.where}: {tuple(output.shape)} from {self.samples} of "
             f"them. Inputs are [N, ...]: where the axis of samples is missing, add it, inputs[None]."
         )
 
     def _enter(self, call: Call, entry: Entry, output: Traced, operation: Operation, sources: list[str]) -> None:
+        if call.name == "named" and sources[0] in self.steps:
+            self._rename(sources[0], call, output)
+            return
         name, own = self.called[output.key]
         kind = call.frame.kind if own else entry.kind
         like = Product if isinstance(operation, Product) else entry.kind
@@ -184,13 +189,27 @@ class Assembly:
             del self.steps[previous.name]
         self.steps[step.name], self.names[output.key] = step, step.name
 
+    def _rename(self, old: str, call: Call, output: Traced) -> None:
+        """The step that made a hidden state is called by the time: "lstm.0@t5", or, for a cell, by the number of its call."""
+        path, given = call.frame.path or "rnn", call.args[1]
+        name = f"{path}{given}" + (str(self.times[path]) if given == "@t" else "")
+        self.times[path] += given == "@t"
+        if name in self.steps:  # the module is called again
+            self.times[name] += 1
+            name = f"{name}@{self.times[name] + 1}"
+        step = replace(self.steps.pop(old), name=name)
+        self.steps[name] = step
+        self.names |= dict.fromkeys((step.key, output.key), name)
+
     def _operation(self, call: Call, entry: Entry, output: Traced) -> tuple[Operation, list[Traced]]:
         if output.call == self.squashed:
             return activation(*call.args[:1] or [call.kwargs["input"]])
         if entry.build is rearrange:
             operation, sources = rearranged(call, output.item, self.moved)
         elif output.item:
-            raise KlrpError.value("the indices that it returns depend on the values, and no rule follows them")
+            if not self._unpooled(output.key):
+                raise KlrpError.value("the indices that it returns depend on the values, and no rule follows them")
+            operation, sources = Held(tuple(call.sources[0].shape)), call.sources[:1]
         else:
             args, kwargs = _arguments(call)
             operation, sources = entry.build(*args, **kwargs)
@@ -205,6 +224,11 @@ class Assembly:
         if entry.registered:
             self._verify(call, operation, sources, output)
         return operation, sources
+
+    def _unpooled(self, key: Key) -> bool:
+        """Whether nothing but the unpooling of a max-pool reads its indices."""
+        readers = [self.calls[n] for n in self.needed if key in {s.key for s in self.calls[n].sources}]
+        return all(call.name.startswith("max_unpool") for call in readers)
 
     def _gated(self, product: Product, factors: list[Traced]) -> Product:
         """The product, and which of its factors is a gate: the one of the highest rank, if that is one alone."""

@@ -29,7 +29,7 @@ from klrp.network.layers import (
     Windows,
     window_sizes,
 )  # fmt: skip
-from klrp.network.moves import Concat, Embedding, Extreme, Move, Pass, Winner
+from klrp.network.moves import Concat, Embedding, Extreme, Move, Pass, Unpool, Winner
 
 Operation = Layer | Move
 
@@ -182,9 +182,7 @@ def reduce(average: bool) -> Callable[..., Built]:
 
     def build(x, dim=None, keepdim=False, *, dtype=None):
         shape = tuple(x.shape)
-        dims = () if dim is None else tuple(d % len(shape) for d in ([dim] if isinstance(dim, int) else dim))
-        if not dims or 0 in dims:
-            raise KlrpError.value("it joins the samples; name the other axes")
+        dims = axes_of(dim, len(shape))
         kept = tuple(1 if axis in dims else n for axis, n in enumerate(shape))
         output = kept if keepdim else tuple(n for axis, n in enumerate(shape) if axis not in dims)
         weight = 1 / math.prod(shape[d] for d in dims) if average else 1.0
@@ -223,16 +221,26 @@ def adaptive_max_pool(spatial: int) -> Callable[..., Built]:
     return build
 
 
+def max_unpool(spatial: int) -> Callable[..., Built]:
+    def build(x, indices, kernel_size, stride=None, padding=0, output_size=None):
+        if not isinstance(x, Traced) or not isinstance(indices, Traced):
+            raise KlrpError.value("it is explained for values and indices that both depend on the input")
+        w = _pool_windows(spatial, kernel_size, stride, padding, 1)
+        axes = zip(x.shape[-spatial:], w.kernel, w.stride, w.padding, strict=True)
+        plane = [(n - 1) * step - 2 * p + k for n, k, step, (p, _) in axes]
+        plane = plane if output_size is None else list(output_size)[-spatial:]
+        return Unpool(tuple(x.shape), (*x.shape[:-spatial], *plane)), [x, indices]
+
+    return build
+
+
 def extreme(sign: int) -> Callable[..., Built]:
     """The largest or smallest over axes other than the samples'; two values, element by element, are no rule's."""
 
     def build(x, dim=None, keepdim=False):
         if isinstance(dim, Tensor | Traced):
             raise KlrpError.value("it takes the larger or smaller of two values, and no rule shares that")
-        dims = () if dim is None else tuple(d % len(x.shape) for d in ([dim] if isinstance(dim, int) else dim))
-        if not dims or 0 in dims:
-            raise KlrpError.value("it joins the samples; name the other axes")
-        return Extreme(tuple(x.shape), dims, sign), [x]
+        return Extreme(tuple(x.shape), axes_of(dim, len(x.shape)), sign), [x]
 
     return build
 
@@ -276,6 +284,14 @@ def _tuple(value: Any, n: int) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * n
     return tuple(value) * n if len(value) == 1 else tuple(value)
+
+
+def axes_of(dim: Any, rank: int) -> tuple[int, ...]:
+    """The axes that an argument ``dim`` names, which may not be all, or that of the samples."""
+    dims = () if dim is None else tuple(d % rank for d in ([dim] if isinstance(dim, int) else dim))
+    if not dims or 0 in dims:
+        raise KlrpError.value("it joins the samples; name the other axes")
+    return dims
 
 
 def shape_of(x: Any) -> Shape:

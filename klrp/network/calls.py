@@ -17,8 +17,7 @@ from torch import nn
 from klrp.network import builders, vocabulary
 from klrp.network.builders import Traced
 
-Key = tuple[int, int]  # (number of the call, which of its outputs)
-INPUT: Key = (-1, 0)
+Key = tuple[int, int]  # (number of the call, which of its outputs); the inputs are those of call -1
 # Whose lines are not the user's.
 _FOLDERS = (os.path.dirname(torch.__file__) + os.sep, str(Path(__file__).parents[1]) + os.sep, "<")
 
@@ -54,6 +53,11 @@ class Call:
         """Compute it from the values of what it reads."""
         put = lambda x: value(x) if isinstance(x, Traced) else x  # noqa: E731
         return self.function(*mapped(put, self.args), **mapped(put, self.kwargs))
+
+
+def input_key(number: int) -> Key:
+    """What names the value of an input."""
+    return -1, number
 
 
 def leaves(tree: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from klrp.errors import KlrpError
 from klrp.network import taken_apart, vocabulary
 from klrp.network.builders import Traced
-from klrp.network.calls import INPUT, Call, Frame, Key, leaves, line_of_user, mapped, recomputable, tensors_of
+from klrp.network.calls import Call, Frame, Key, input_key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
 from klrp.network.refusals import cannot_pick, cannot_run, depends_on_data
 from klrp.network.shadow import shadow_of, tensors_in
@@ -40,14 +40,15 @@ class Capture(NamedTuple):
     frozen: bool
 
 
-def capture(model: nn.Module, x: Tensor, output: Callable | None = None) -> Capture:
-    """Run ``model`` on ``x``, and ``output`` on what it returns, and record the calls; what is written to is copied before."""
+def capture(model: nn.Module, xs: Sequence[Tensor], output: Callable | None = None) -> Capture:
+    """Run ``model`` on ``xs``, and ``output`` on what it returns, and record the calls; what is written to is copied before."""
     for share in (True, False):
         try:
-            recorder = _Recorder(*shadow_of(model, share), x.clone(), model, output)
+            recorder = _Recorder(*shadow_of(model, share), [x.clone() for x in xs], model, output)
             captured = recorder.run()
             if recorder.unknown:
-                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), _changed_input(x), model, output))
+                changed = [_changed_input(x) for x in xs]
+                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), changed, model, output))
             return captured
         except _Writes as written:
             where = str(written)
@@ -104,11 +105,13 @@ class _Writes(Exception):
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, shadow: nn.Module, held: list[Tensor], x: Tensor, model: nn.Module, output: Callable | None):
+    def __init__(
+        self, shadow: nn.Module, held: list[Tensor], xs: list[Tensor], model: nn.Module, output: Callable | None
+    ):
         super().__init__()
-        self.shadow, self.x, self.output = shadow, x, output
+        self.shadow, self.xs, self.output = shadow, xs, output
         self.calls: list[Call] = []
-        self.values: dict[Key, Tensor] = {INPUT: x.detach()}
+        self.values: dict[Key, Tensor] = {input_key(i): x.detach() for i, x in enumerate(xs)}
         # id -> (weak reference, Traced); a tensor that is known not to depend on the input has None for it.
         self.seen: dict[int, tuple[weakref.ref, Traced | None]] = {}
         self.frame = Frame("", type(shadow), None)
@@ -127,7 +130,8 @@ class _Recorder(TorchFunctionMode):
         self.protected = {_memory(tensor) for tensor in users} - {0}
         for tensor in held:
             self._see(tensor, None)
-        self._see(x, Traced(*INPUT, x.shape, x.dtype, x.device))
+        for i, x in enumerate(xs):
+            self._see(x, Traced(*input_key(i), x.shape, x.dtype, x.device))
 
     def run(self) -> Capture:
         self._enter_modules()
@@ -135,14 +139,14 @@ class _Recorder(TorchFunctionMode):
             self.shadow.eval()
             whole: Any = None
             try:
-                whole = returned = self.shadow(self.x)
+                whole = returned = self.shadow(*self.xs)
                 returned = whole if self.output is None else self.output(whole)
             except (KlrpError, _Writes):
                 raise
             except Exception as error:
                 if whole is not None:
                     raise cannot_pick(whole, error) from error
-                raise cannot_run(self.shadow, self.x, self.failed or self.frame, error) from error
+                raise cannot_run(self.shadow, self.xs, self.failed or self.frame, error) from error
         returned = mapped(lambda t: (self._traced(t) or t) if isinstance(t, Tensor) else t, returned)
         # The recorder and the shadow hold each other until Python's collector comes; the values go when they are read.
         values, self.values = self.values, {}
@@ -190,7 +194,7 @@ class _Recorder(TorchFunctionMode):
         if name in vocabulary.SHAPES:
             return func(*args, **kwargs)
         # A graph is replayed without the autocast of the forward.
-        self.frozen = self.frozen or torch.is_autocast_enabled(self.x.device.type)
+        self.frozen = self.frozen or torch.is_autocast_enabled(self.xs[0].device.type)
         plain = getattr(func, "__name__", "")
         if plain in vocabulary.VALUES:
             raise depends_on_data(plain)

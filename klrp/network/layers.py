@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,9 @@ class Layer:
     bias: Tensor | None
     inputs: tuple[Shape, ...]
     output: Shape
+    weights_have_samples: ClassVar[bool] = (
+        False  # whether the first axis of a weight is the samples', of size 1 if shared
+    )
 
     @property
     def computes_forward(self) -> bool:
@@ -332,6 +335,8 @@ class Affine(Layer):
     A weight is [1, *input], or [N, *input] where it depends on the sample.
     """
 
+    weights_have_samples = True
+
     def taps(self) -> Iterator[Tap]:
         for source in range(len(self.inputs)):
             yield Tap(source, _alone, _alone, lambda w: w[:, None, None, None])
@@ -362,6 +367,7 @@ class MatMul(Layer):
     """
 
     sides: tuple[int, ...] = (0, 1)
+    weights_have_samples = True
 
     @property
     def computes_forward(self) -> bool:

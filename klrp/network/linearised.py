@@ -126,6 +126,7 @@ class Dense(Layer):
     weight is [N, G, K, J, *P]."""
 
     view: View
+    weights_have_samples = True
 
     def taps(self) -> Iterator[Tap]:
         yield Tap(0, self.view, self.view, lambda w: w)

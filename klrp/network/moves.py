@@ -30,7 +30,7 @@ class Move:
         """(j, k) for each input: neuron j gets what arrives at k; flat indices over all samples."""
         raise NotImplementedError
 
-    def lost(self, r: Tensor) -> Tensor:
+    def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
         """How much of r [N, *output] goes to constants [N]."""
         return r.new_zeros(len(r))
 
@@ -64,7 +64,7 @@ class Held(Move):
         nothing = torch.zeros(0, dtype=torch.long)
         return [(nothing, nothing)]
 
-    def lost(self, r: Tensor) -> Tensor:
+    def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
         return r.reshape(len(r), -1).sum(1)
 
 
@@ -112,6 +112,36 @@ class Winner(Linearised):
     @property
     def _spatial(self) -> int:
         return len(self.output) - 2
+
+
+@dataclass(frozen=True)
+class Unpool(Move):
+    """What undoes a max-pool: the value at each of its indices goes there, and the rest of the plane is zero. Where windows
+    overlap, the last of those with the same index counts."""
+
+    input: Shape
+    output: Shape
+    reads_values = True
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor | None, ...]:
+        result = semiring.full((math.prod(self.input),), "zero", r)
+        (j, k), _ = self.pairs(values)
+        result[j] = r.reshape(-1, *semiring.shape)[k]
+        return result.reshape(*self.input, *semiring.shape), None
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        planes, spatial = math.prod(self.input[:2]), len(self.input) - 2
+        indices, size = values[1].reshape(planes, -1), math.prod(self.output[-spatial:])
+        k = (indices + torch.arange(planes, device=indices.device)[:, None] * size).flatten()
+        j = torch.arange(len(k), device=k.device)
+        last = torch.zeros(planes * size, dtype=j.dtype, device=k.device).scatter_reduce(0, k, j, "amax")[k] == j
+        nothing = j[:0]
+        return [(j[last], k[last]), (nothing, nothing)]
+
+    def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
+        (_, k), _ = self.pairs(values)
+        constant = torch.ones(r.numel(), dtype=torch.bool, device=r.device).index_fill_(0, k, False)
+        return torch.where(constant.reshape(r.shape), r, 0).reshape(len(r), -1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -163,7 +193,7 @@ class Concat(Move):
     def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         return tuple(piece for piece, live in zip(self._pieces(r), self.live, strict=True) if live)
 
-    def lost(self, r: Tensor) -> Tensor:
+    def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
         dead = (piece for piece, live in zip(self._pieces(r), self.live, strict=True) if not live)
         return sum((piece.flatten(1).sum(1) for piece in dead), start=r.new_zeros(len(r)))
 
@@ -222,7 +252,7 @@ class Rearrange(Move):
             start = stop
         return found
 
-    def lost(self, r: Tensor) -> Tensor:
+    def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
         return torch.where(self.origin == 0, r, 0).reshape(len(r), -1).sum(1)
 
 

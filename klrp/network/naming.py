@@ -21,6 +21,8 @@ def names_of(made: Sequence[tuple[Call, Traced]]) -> dict[Key, tuple[str, bool]]
     A step has its module's name if it is the only one of that call, or the one that a module of this type is for;
     a module's second call is "path@2". All others have the name of their function: "add", "add_1".
     """
+    indices = [(call, output) for call, output in made if _is_index(call, output)]
+    made = [(call, output) for call, output in made if not _is_index(call, output)]
     steps_in = Counter(id(frame) for call, _ in made for frame in _frames(call.frame))
     own = [_is_own(call, steps_in) for call, _ in made]
     total = Counter(call.frame.path for (call, _), mine in zip(made, own, strict=True) if mine)
@@ -39,7 +41,15 @@ def names_of(made: Sequence[tuple[Call, Traced]]) -> dict[Key, tuple[str, bool]]
                 name = f"{base}_{numbers[base]}"
             used.add(name)
             names[output.key] = name, False
+    for call, output in indices:
+        pool, _ = names.get((output.call, 0), (_base(call), False))
+        names[output.key] = f"{pool}.indices", False
     return names
+
+
+def _is_index(call: Call, output: Traced) -> bool:
+    """Whether it is where the values of a max-pool come from, which goes with them."""
+    return output.item == 1 and "max_pool" in call.name
 
 
 def _frames(frame: Frame | None) -> Iterator[Frame]:

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.network.builders import Built, Traced, activation, batch_norm, check_batched, linear, linear_sum, shape_of
+from klrp.network.builders import (
+    Built,
+    Traced,
+    activation,
+    axes_of,
+    batch_norm,
+    check_batched,
+    linear,
+    linear_sum,
+    shape_of,
+)  # fmt: skip
 from klrp.network.layers import MatMul, Shape
 from klrp.network.linearised import Norm, Product, Softmax
 from klrp.network.moves import Held
@@ -106,9 +116,7 @@ def statistic(place: int) -> Callable[..., Built]:
 
     def build(x, *args, dim=None, **kwargs):
         dim = args[place] if dim is None and len(args) > place and not isinstance(args[place], bool) else dim
-        dims = () if dim is None else tuple(d % len(x.shape) for d in ([dim] if isinstance(dim, int) else dim))
-        if not dims or 0 in dims:
-            raise KlrpError.value("it joins the samples; name the other axes")
+        axes_of(dim, len(x.shape))
         return Held(tuple(x.shape)), [x]
 
     return build

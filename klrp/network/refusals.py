@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,28 +77,28 @@ def cannot_pick(returned: Any, error: Exception) -> KlrpError:
     )
 
 
-def cannot_run(network: nn.Module, x: Tensor, frame: Frame, error: Exception) -> KlrpError:
+def cannot_run(network: nn.Module, xs: Sequence[Tensor], frame: Frame, error: Exception) -> KlrpError:
     """The network failed on its input, in a module call."""
-    missing = _missing(network) if isinstance(error, TypeError) and not frame.path else []
+    missing = _missing(network, len(xs)) if isinstance(error, TypeError) and not frame.path else []
     if missing:
         return KlrpError.type(
-            f"model: its forward takes more than one tensor ({', '.join(missing)}). Wrap it in a module whose "
-            f"forward takes the one tensor to explain."
+            f"model: its forward takes more than it was given ({', '.join(missing)}). Give several inputs as a tuple, "
+            f"klrp.explain(model, (x, y)), or wrap it in a module that knows the rest."
         )
     place = f"{frame.path} ({frame.kind.__name__})" if frame.path else frame.kind.__name__
-    if not x.is_floating_point() and not isinstance(error, IndexError):
+    if not all(x.is_floating_point() for x in xs) and not isinstance(error, IndexError):
         return KlrpError.type(
-            f"inputs: got {x.dtype}; expected floats [N, ...], or whole numbers where the network begins with "
+            f"inputs: got {' and '.join(str(x.dtype) for x in xs)}; expected floats [N, ...], or whole numbers where the network begins with "
             f"an nn.Embedding: {place} failed with: {first_line(error)} Convert them: inputs.float()."
         )
     return KlrpError.value(
-        f"inputs: the network cannot run on {tuple(x.shape)} of {x.dtype}: {place} failed with: "
+        f"inputs: the network cannot run on {' and '.join(f'{tuple(x.shape)} of {x.dtype}' for x in xs)}: {place} failed with: "
         f"{first_line(error)} Give inputs [N, ...] of the shape, dtype and device that the network was made for; a "
         f"sample alone is inputs[None]."
     )
 
 
-def _missing(module: nn.Module) -> list[str]:
-    """The arguments of forward beyond the first that have no default."""
-    parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]
+def _missing(module: nn.Module, given: int) -> list[str]:
+    """The arguments of forward beyond the given ones that have no default."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1 + given :]
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

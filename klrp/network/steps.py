@@ -1,7 +1,8 @@
-"""The steps of a network, and the values between them for one input."""
+"""The steps of a network, and the values between them for some inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from klrp.errors import KlrpError
 from klrp.network.builders import Operation
-from klrp.network.calls import INPUT, Call, Key, tensors_of
+from klrp.network.calls import Call, Key, input_key, tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Step:
 
     ``name`` is unique, ``aliases`` are further names of the same output. ``kind`` is the module type and
     ``like`` the one that klrp treats it as; a selector matches either. ``sources`` are the steps it
-    reads ("input" among them); what it outputs has that ``shape`` and ``dtype``, and ``key`` names its value.
+    reads (inputs among them); what it outputs has that ``shape`` and ``dtype``, and ``key`` names its value.
     """
 
     name: str
@@ -53,10 +54,10 @@ class Network:
     kept: frozenset[Key]
     replayable: bool = True
 
-    def run(self, x: Tensor) -> Trace:
-        """The values for another input of the same shape: its calls again, without the model."""
+    def run(self, xs: Sequence[Tensor]) -> Trace:
+        """The values for other inputs of the same shapes: its calls again, without the model."""
         with torch.no_grad():
-            values: dict[Key, Any] = {INPUT: copied(x)}
+            values: dict[Key, Any] = {input_key(i): copied(x) for i, x in enumerate(xs)}
             for number, call in self.calls.items():
                 outputs = tensors_of(call.again(lambda source: values[source.key]))
                 values.update({traced.key: outputs[traced.item] for traced in call.outputs})
@@ -84,6 +85,11 @@ class Trace:
     values: dict[Key, Tensor] = field(repr=False)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        return tuple(name for name, (call, _) in self.network.keys.items() if call < 0)
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """The steps of the network."""
         return self.network.steps
@@ -100,7 +106,7 @@ class Trace:
         return value if value.ndim == 2 else value[:, None]
 
     def value(self, name: str) -> Tensor:
-        """What the step of that name, or "input", outputs."""
+        """What the step, or the input, of that name outputs."""
         return self._of(self.network.keys[name])
 
     def before_relu(self, name: str) -> tuple[Tensor, bool]:
@@ -118,6 +124,11 @@ class Trace:
         if key in self.values:
             return self.values[key]
         return tensors_of(self.network.calls[key[0]].again(lambda source: self._of(source.key)))[key[1]]
+
+
+def input_names(n: int) -> tuple[str, ...]:
+    """What the inputs of a network are called: one alone is "input"."""
+    return ("input",) if n == 1 else tuple(f"input.{i}" for i in range(n))
 
 
 def checked(trace: Trace) -> Trace:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from klrp.errors import KlrpError
 
@@ -105,33 +106,55 @@ def _local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
 
 def _interpolate(input, size=None, scale_factor=None, mode="nearest", align_corners=None,
                  recompute_scale_factor=None, antialias=False):  # fmt: skip
-    """Along one axis after the other, each a matrix: what it makes of the unit vectors.
+    """Along one axis after the other: nearest neighbours are picked; else it is a matrix, what it makes of unit vectors.
 
-    Its zeros are weights too: they take no share under rules that look at products, and an equal one under flat.
+    The zeros of a matrix are weights too: they take no share under rules that look at products, and an equal one under
+    flat.
     """
     spatial = input.ndim - 2
     modes = {"linear": "bilinear", "trilinear": "bilinear"}
     given = size if size is not None else scale_factor
     given = (given,) * spatial if isinstance(given, int | float) else tuple(given)
-    for axis, (n, wanted) in enumerate(zip(input.shape[2:], given, strict=True)):
+    for axis, (n, wanted) in enumerate(zip(input.shape[2:], given, strict=True), start=2):
+        if mode.startswith("nearest"):
+            line = torch.arange(n, dtype=torch.float64, device=input.device)[None, None]
+            sizes = (wanted, None) if size is not None else (None, float(wanted))
+            places = F.interpolate(line, *sizes, mode, recompute_scale_factor=recompute_scale_factor)
+            input = input.index_select(axis, places[0, 0].long())
+            continue
         unit = torch.eye(n, dtype=input.dtype, device=input.device)[None, None]
         plane, factor = (None, (1.0, float(wanted))) if size is None else ((n, wanted), None)
-        smooth = antialias and not mode.startswith("nearest")
         matrix = F.interpolate(
-            unit, plane, factor, modes.get(mode, mode), align_corners, recompute_scale_factor, smooth
+            unit, plane, factor, modes.get(mode, mode), align_corners, recompute_scale_factor, antialias
         )
-        input = (input.movedim(axis + 2, -1) @ matrix[0, 0]).movedim(-1, axis + 2)
+        input = (input.movedim(axis, -1) @ matrix[0, 0]).movedim(-1, axis)
     return input
 
 
+def named(x: Tensor, name: str) -> Tensor:
+    """x, whose step is to have the name of the module that runs and this one behind it; a bare "@t" is numbered."""
+    if has_torch_function_unary(x):  # it is recorded, as a function of torch is
+        return handle_torch_function(named, (x,), x, name)
+    return x.view_as(x)
+
+
+def _named_cell(cell: Callable) -> Callable:
+    """One step of a recurrent network, whose hidden state is named by the number of its call: "cell@t0"."""
+
+    def run(*args, **kwargs):
+        state = cell(*args, **kwargs)
+        return (named(state[0], "@t"), *state[1:]) if isinstance(state, tuple) else named(state, "@t")
+
+    return run
+
+
 def _recurrent(cell: Callable) -> Callable:
-    """A recurrent network of several layers and directions, unrolled over time."""
+    """A recurrent network of several layers and directions, unrolled over time; hidden states are named ".0@t5"."""
 
     def run(input, hx, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first):
         if not isinstance(weights, list | tuple):
             raise KlrpError.value("a packed sequence has no axis of samples; give padded sequences [N, T, F]")
-        x, hidden = (input, hx) if batch_first else (input.transpose(0, 1), hx)
-        states = hidden if isinstance(hidden, list | tuple) else (hidden,)
+        x, states = (input if batch_first else input.transpose(0, 1)), (hx if isinstance(hx, list | tuple) else (hx,))
         directions, ends = (1 + bidirectional), []
         each = len(weights) // (num_layers * directions)
         for layer in range(num_layers):
@@ -145,8 +168,8 @@ def _recurrent(cell: Callable) -> Callable:
                 for t in reversed(range(x.shape[1])) if direction else range(x.shape[1]):
                     state = cell(x[:, t], state if len(state) > 1 else state[0], *w)
                     state = state if isinstance(state, tuple) else (state,)
-                    if projection is not None:
-                        state = (F.linear(state[0], projection), *state[1:])
+                    hidden = state[0] if projection is None else F.linear(state[0], projection)
+                    state = (named(hidden, f".{layer}{'.reverse' * direction}@t{t}"), *state[1:])
                     steps.append(state[0])
                 found.append(torch.stack(steps[::-1] if direction else steps, 1))
                 ends.append(state)
@@ -184,7 +207,7 @@ FUNCTIONS: dict[str, Callable] = {
     "embedding_bag": _embedding_bag, "addmm": _addmm, "addcmul": _addcmul, "baddbmm": _addmm, "einsum": _einsum, "glu": _glu,
     "scaled_dot_product_attention": _attention, "normalize": _normalize, "local_response_norm": _local_response_norm,
     "interpolate": _interpolate, "upsample": _interpolate,
-    **{f"{name}_cell": cell for name, cell in _CELLS.items()},
+    **{f"{name}_cell": _named_cell(cell) for name, cell in _CELLS.items()},
     **{name: _recurrent(cell) for name, cell in _CELLS.items()},
 }  # fmt: skip
 

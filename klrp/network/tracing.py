@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from klrp.errors import KlrpError
+from klrp.errors import KlrpError, SampleAxisError
 from klrp.network.assembly import Assembly
 from klrp.network.capture import capture
 from klrp.network.shadow import opened
@@ -18,26 +18,52 @@ from klrp.network.steps import Trace, checked, copied
 NUMBERS = 8  # of each tensor that are looked at, to see whether it was changed
 
 
-def trace(model: nn.Module, x: Tensor, output: Callable | None = None) -> Trace:
-    """The steps of ``model`` on ``x`` [N, ...], with the values that flow between them; ``output`` picks the logits from
-    what it returns.
+def trace(model: nn.Module, xs: Tensor | Sequence[Tensor], output: Callable | None = None) -> Trace:
+    """The steps of ``model`` on its inputs [N, ...], with the values that flow between them; ``output`` picks the logits
+    from what it returns.
+
+    Of one sample alone it cannot always be told which axis is the samples', as after squeeze(), and of none nothing can:
+    then two are run in its place.
 
     Raises:
-        KlrpError: for a model that is not one feed-forward graph from one tensor to one tensor [N, C],
+        KlrpError: for a model that is not one feed-forward graph from tensors to one tensor [N, C],
             or an operation that has no rule; the message says how to register one.
     """
+    xs = [xs] if isinstance(xs, Tensor) else xs
+    if len(xs[0]):
+        try:
+            return _traced(model, xs, output)
+        except SampleAxisError:
+            if len(xs[0]) > 1:
+                raise
+            return _traced(model, [torch.cat([x, x]) for x in xs], output)
+    return _traced(model, [x.new_zeros(2, *x.shape[1:]) for x in xs], output)
+
+
+def _traced(model: nn.Module, xs: Sequence[Tensor], output: Callable | None) -> Trace:
     with torch.no_grad():
-        x = copied(x)
-        captured = capture(opened(model), x, output)
-        return checked(Assembly(captured, x).built())
+        xs = [copied(x) for x in xs]
+        return checked(Assembly(capture(opened(model), xs, output), xs).built())
 
 
-def check_inputs(inputs: Any) -> None:
-    """A KlrpError unless the inputs are a tensor [N, ...] of finite numbers."""
-    if not isinstance(inputs, Tensor):
+def checked_inputs(inputs: Any) -> tuple[Tensor, ...]:
+    """The inputs as a tuple; a KlrpError unless they are tensors [N, ...] of finite numbers, of one N."""
+    xs = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    if not xs or not all(isinstance(x, Tensor) for x in xs):
         raise KlrpError.type(
-            f"inputs: got {type(inputs).__name__}; expected a float tensor [N, ...]. Use torch.as_tensor(inputs)."
+            f"inputs: got {type(inputs).__name__}; expected a float tensor [N, ...], or a tuple of tensors for a "
+            f"network with several inputs. Use torch.as_tensor(inputs)."
         )
+    for x in xs:
+        _check_numbers(x)
+    if len({len(x) for x in xs}) > 1:
+        raise KlrpError.value(
+            f"inputs: got {' and '.join(str(len(x)) for x in xs)} samples; expected the same number of each input."
+        )
+    return xs
+
+
+def _check_numbers(inputs: Tensor) -> None:
     if inputs.ndim == 0:
         raise KlrpError.value("inputs: got a single number; expected [N, ...]. Add the axis of samples.")
     if inputs.layout is not torch.strided:

@@ -41,7 +41,7 @@ _ACTIVATIONS = {
     "dropout3d": nn.Dropout3d, "alpha_dropout": nn.AlphaDropout, "feature_dropout": nn.Dropout2d,
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
 }  # fmt: skip
-_COPIES = "clone contiguous to type type_as float double half bfloat16 long int cpu cuda positive"
+_COPIES = "clone contiguous to type type_as float double half bfloat16 long int cpu cuda positive named"
 _ELEMENTWISE = "abs pow square sqrt rsqrt exp exp2 expm1 log log2 log10 log1p reciprocal"
 # At the end of a network what they read is explained.
 SQUASHING = {
@@ -95,6 +95,7 @@ def _windowed() -> dict[str, Entry]:
     """Convolutions and pools."""
     table = {}
     for n in (1, 2, 3):
+        table[f"max_unpool{n}d"] = Entry(getattr(nn, f"MaxUnpool{n}d"), builders.max_unpool(n))
         names = ("Conv", "ConvTranspose", "AvgPool", "AdaptiveAvgPool", "MaxPool", "AdaptiveMaxPool")
         conv, transposed, average, adaptive, largest, adaptive_max = (getattr(nn, f"{name}{n}d") for name in names)
         table |= {

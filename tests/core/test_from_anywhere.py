@@ -146,3 +146,97 @@ def test_what_does_not_fit_is_refused(case):
     with pytest.raises(klrp.KlrpError, match=f"(?s){match}") as caught:
         klrp.explain(folded() if "two names" in case else network(), X, **settings)
     assert isinstance(caught.value, kind)
+
+
+# --- several inputs ---------------------------------------------------------------------------------------------
+
+
+def two_branches():
+    return graph(
+        lambda n, x, y: n.fc(n.left(x).relu() + n.right(y).relu()), left=nn.Linear(7, 5), right=nn.Linear(3, 5),
+        fc=nn.Linear(5, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("semiring", SEMIRINGS)
+def test_several_inputs_are_explained_like_one_that_is_cut_in_pieces(semiring):
+    model, x, y = two_branches(), signed(5, 7), signed(5, 3, seed=2)
+    whole = graph(lambda n, x: n.fc(n.left(x[:, :7]).relu() + n.right(x[:, 7:]).relu()), **dict(model.named_children()))
+    expected = klrp.explain(whole, torch.cat([x, y], 1), semiring=semiring)
+    found = klrp.explain(model, (x, y), semiring=semiring)
+    assert [r.shape[:2] for r in found.inputs] == [(5, 7), (5, 3)] and "input.1" in found
+    assert torch.equal(found["input.1"], found.inputs[1])
+    torch.testing.assert_close(torch.cat(found.inputs, 1), expected.input)
+    for n in (0, 1):
+        few = klrp.explain(model, [x[:n], y[:n]], semiring=semiring)
+        torch.testing.assert_close(torch.cat(few.inputs, 1), expected.input[:n])
+    (alone,) = klrp.explain(whole, (torch.cat([x, y], 1),), semiring=semiring).inputs
+    assert torch.equal(alone, expected.input)
+    assert klrp.explain(model, (x, y), keep="input").keys() == {"input.0", "input.1"}
+
+
+def test_what_takes_one_input_takes_several():
+    model, x, y = two_branches(), signed(4, 7), signed(4, 3, seed=2)
+    found = klrp.explain(model, (x, y))
+    assert found.conservation().worst()[1] < 1e-6 and found.edges("right").shape == (4, 5, 3)
+    batches = [((x[:2], y[:2]), torch.tensor([0, 1])), ((x[2:], y[2:]), torch.tensor([2, 3]))]
+    joined = [r.inputs for r in klrp.explain_many(model, batches, "labels")]
+    chosen = klrp.explain(model, (x, y), [0, 1, 2, 3]).inputs
+    for i in range(2):
+        close(torch.cat([inputs[i] for inputs in joined]), chosen[i])
+    assert set(klrp.kernel_for(model, (x, y))) == {"left", "right", "relu", "relu_1", "add", "fc"}
+    box = klrp.Composite([(klrp.FIRST, rules.zbox(-3.0, 3.0), None)])
+    named = [row[2] for row in box.describe(model, (x, y)).rows if row[0] in ("left", "right")]
+    assert all(name.startswith("zbox") for name in named)
+    masked = klrp.explain(model, (x, y), through={"input.0": torch.zeros(4, 7, dtype=torch.bool)})
+    assert not masked.inputs[0].any() and torch.equal(masked.inputs[1], found.inputs[1])
+
+
+def test_an_input_that_nothing_reads_has_no_relevance():
+    model = graph(lambda n, x, y: n.fc(x), fc=nn.Linear(7, 3))
+    found = klrp.explain(model, (signed(2, 7), signed(2, 5)), semiring="boolean")
+    assert found.inputs[0].any() and not found.inputs[1].any() and found.inputs[1].shape == (2, 5)
+
+
+def test_two_inputs_that_meet_in_a_product():
+    model = graph(lambda n, x, y: n.fc(x * y.sigmoid()), fc=nn.Linear(7, 3))
+    x, y = signed(2, 7), signed(2, 7, seed=2)
+    found = klrp.explain(model, (x, y))
+    assert found.inputs[0].any() and not found.inputs[1].any()
+
+
+@pytest.mark.parametrize(
+    "inputs, said",
+    [
+        ((), "a tuple of tensors"), ((X, 3), "a tuple of tensors"), ((signed(2, 7), signed(3, 3)), "2 and 3 samples"),
+        ((signed(2, 7), signed(2, 4)), "cannot run on .2, 7. .*and .2, 4."),
+        ((signed(2, 7), signed(2, 3) / 0), "NaN|Inf"),
+    ],
+)  # fmt: skip
+def test_inputs_that_do_not_fit(inputs, said):
+    with pytest.raises(klrp.KlrpError, match=said):
+        klrp.explain(two_branches(), inputs)
+
+
+def test_the_one_input_of_several_is_not_guessed():
+    found = klrp.explain(two_branches(), (signed(2, 7), signed(2, 3)))
+    with pytest.raises(klrp.KlrpError, match="relevance.inputs"):
+        _ = found.input
+
+
+def test_of_no_samples_names_are_checked_all_the_same():
+    model = network()
+    for argument in ("start", "through"):
+        with pytest.raises(klrp.KlrpError, match="no step 'nowhere'"):
+            klrp.explain(model, X[:0], **{argument: {"nowhere": X[:0]}})
+
+
+def test_a_missing_input_is_named():
+    class Both(nn.Bilinear):
+        def forward(self, left, right):
+            return left + right
+
+    with pytest.raises(
+        klrp.KlrpError, match=r"right\). Give several inputs as a tuple, klrp.explain\(model, \(x, y\)\)"
+    ):
+        klrp.explain(Both(2, 2, 2), signed(2, 7))

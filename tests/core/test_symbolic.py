@@ -135,3 +135,16 @@ def test_one_sample_at_a_time(inputs):
 def test_a_network_with_too_many_edges_is_refused():
     with pytest.raises(klrp.KlrpError, match="250000 edges, more than the 200000.*klrp.explain"):
         symbolic.explain(nn.Linear(500, 500), torch.rand(1, 500), theta=lambda d, edge: d, zero=0, one=1)
+
+
+def test_a_network_that_squeezes_the_axis_of_the_one_sample():
+    model = graph(lambda n, x: n.second(n.first(x).squeeze().relu()).squeeze(), first=nn.Linear(7, 5), second=nn.Linear(5, 3))
+    x = signed(1, 7)
+    found = klrp.symbolic.explain(model, x, 1, theta=lambda d, edge: d, zero=0.0, one=1.0)
+    close(torch.tensor(found.input.astype(float)), klrp.explain(model, x, 1).input[0])
+
+
+def test_rows_that_are_folded_into_the_samples_are_refused():
+    model = graph(lambda n, x: n.fc(x.flatten(0, 1)).unflatten(0, (-1, 5)).mean(1), fc=nn.Linear(7, 3))
+    with pytest.raises(klrp.KlrpError, match="several rows"):
+        klrp.symbolic.explain(model, signed(1, 5, 7), 1, theta=lambda d, edge: d, zero=0.0, one=1.0)

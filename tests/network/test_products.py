@@ -18,6 +18,7 @@ from torchvision.models import convnext, swin_transformer
 
 import klrp
 from klrp import rules
+from klrp.network.tracing import trace
 from klrp.network.vocabulary import name_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -441,3 +442,95 @@ def test_formulas_go_through_gates_and_norms():
     gate = klrp.symbolic.explain(gated(), x, zero=0.0, one=1.0, theta=lambda d, edge: d)
     close(torch.tensor(gate.input.astype(float)), klrp.explain(gated(), x).input[0])
     assert not gate["b"].any()
+
+
+# --- names, unpooling, nearest neighbours ---------------------------------------------------------------------------
+
+
+def test_hidden_states_are_named_by_time():
+    model = recurrent("LSTM", num_layers=2, bidirectional=True)
+    found = klrp.explain(model, SEQUENCE, semiring="viterbi")
+    times = {f"r.{layer}{way}@t{t}" for layer in range(2) for way in ("", ".reverse") for t in range(5)}
+    assert times <= set(found) and found["r.1@t4"].shape == (3, 11)
+    with torch.no_grad():
+        states = {name: trace(model, SEQUENCE).value(name) for name in times}
+        outputs, _ = model.r(SEQUENCE)
+    for t in range(5):
+        close(torch.cat([states[f"r.1@t{t}"], states[f"r.1.reverse@t{t}"]], 1), outputs[:, t].detach(), 1e-12)
+    over = klrp.explain(graph(over_time, cell=nn.GRUCell(7, 11), fc=nn.Linear(11, 3)), SEQUENCE)
+    assert {f"cell@t{t}" for t in range(5)} <= set(over)
+    projected = klrp.explain(recurrent("LSTM", bias=False, proj_size=5), SEQUENCE)
+    assert projected["r.0@t3"].shape == (3, 5)
+    # A hidden state passes on what later steps read of it, and starting there continues the explanation.
+    for start in ("r.0@t1", "r.0@t4"):
+        assert klrp.explain(recurrent("GRU"), SEQUENCE, start={start: torch.ones(3, 11).double()}).input.any()
+
+
+def test_a_recurrent_network_that_is_called_twice_has_names_of_its_own():
+    model = graph(lambda n, x: n.fc(n.r(n.r(x)[0])[0][:, -1]), r=nn.RNN(7, 7, batch_first=True), fc=nn.Linear(7, 3))
+    found = klrp.explain(model, SEQUENCE)
+    assert {"r.0@t0", "r.0@t0@2", "r.0@t4@2"} <= set(found)
+
+
+def pooled(**settings):
+    return graph(
+        lambda n, x: n.fc(n.d(unpooled(n, x, **settings)).relu().mean((2, 3))), c=nn.Conv2d(3, 4, 3, padding=1),
+        m=nn.Conv2d(4, 4, 1), d=nn.Conv2d(4, 5, 3, padding=1), fc=nn.Linear(5, 3),
+    )  # fmt: skip
+
+
+def unpooled(n, x, **settings):
+    h = n.c(x).relu()
+    p, indices = F.max_pool2d(h, return_indices=True, **settings)
+    return F.max_unpool2d(n.m(p).relu(), indices, output_size=h.shape, **settings)
+
+
+@pytest.mark.parametrize("settings", [dict(kernel_size=2), dict(kernel_size=(2, 3), stride=(2, 3), padding=(1, 0))])
+def test_unpooling_hands_relevance_to_what_was_pooled(settings):
+    model = pooled(**settings)
+    found = klrp.explain(model, X)
+    with torch.no_grad():
+        close(found.logits, model(X), 1e-12)
+    account = found.conservation()
+    assert account.worst()[1] < 1e-6 and not found["max_pool2d.indices"].any()
+    _, indices = F.max_pool2d(trace(model, X).value("relu"), return_indices=True, **settings)
+    at = found["max_unpool2d"].flatten(2).gather(2, indices.flatten(2)).reshape(indices.shape)
+    close(found["relu_1"], at)
+    for layer in (model.c, model.m, model.d, model.fc):
+        torch.nn.init.zeros_(layer.bias)
+    target = model(X).argmax(1)
+    free = X.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(free).gather(1, target[:, None]).sum(), free)
+    classical = klrp.explain(model, X, target, rule=rules.lrp0(), start="logit")
+    close(classical.input, gradient * X, 1e-9)
+    for semiring in ("boolean", "counting", "viterbi"):
+        assert klrp.explain(model, X, semiring=semiring)["relu_1"].any()
+    symbols = klrp.symbolic.explain(
+        model, X[:1], int(target[0]), theta=lambda d, edge: d, zero=0.0, one=1.0, rule=rules.epsilon(1e-9)
+    )
+    close(torch.tensor(symbols.input.astype(float)), klrp.explain(model, X[:1], int(target[0])).input[0], 1e-9)
+
+
+def test_indices_of_a_pool_that_are_read_otherwise_are_refused():
+    model = graph(
+        lambda n, x: n.fc(F.max_pool2d(x, 2, return_indices=True)[1].double().mean((2, 3))), fc=nn.Linear(3, 4)
+    )
+    with pytest.raises(klrp.KlrpError, match="indices"):
+        klrp.explain(model, X)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+def test_nearest_neighbours_only_move_relevance_whatever_the_rule(mode):
+    model = resized(mode=mode, size=(11, 13))
+    whole = klrp.explain(model, X, rule=rules.flat())
+    assert "matmul" not in set(whole) and set(klrp.kernel_for(model, X).values()) == {"gradient", "move"}
+    places = [
+        F.interpolate(torch.arange(n, dtype=torch.float64)[None, None], size=wanted, mode=mode)[0, 0].long()
+        for n, wanted in ((5, 11), (7, 13))
+    ]
+    expected = torch.zeros_like(X)
+    above = whole["flatten"].reshape(2, 3, 11, 13)
+    for r, row in enumerate(places[0].tolist()):
+        for c, column in enumerate(places[1].tolist()):
+            expected[:, :, row, column] += above[:, :, r, c]
+    close(whole.input, expected)
