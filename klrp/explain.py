@@ -269,11 +269,11 @@ def _account(again: Callable[[], Plan], logits: Tensor) -> Mapping[str, Balance]
 def _edges(again: Callable[[], Plan], logits: Tensor, name: str, r: Tensor) -> Tensor:
     """Θ(d_jk) ⊗ R_k for each weight of a step [N, *weight], from R_k [N, *output]; the steps' values are computed anew."""
     with _repeated(again, logits) as plan:
-        step = next((step for step in plan.network.steps if step.name == name), None)
-        task = None if step is None else task_at(step, plan)[0]
+        steps = {step.name: step for step in plan.network.steps}
+        task = task_at(steps[name], plan)[0] if name in steps else None
         if task is None or len(task.layer.weights) > 1 or isinstance(task.layer, Pool):
             raise KlrpError.value(f"step: {name} has no weights; edges are those of a layer, such as torch.nn.Linear.")
-        with _about(step, plan):
+        with _about(steps[name], plan):
             found = kernels.edges(task, r)
         return plan.semiring.sum(found.reshape(len(logits), -1, *found.shape[1:]), 1)
 

@@ -104,13 +104,13 @@ def explain(
     walk, shapes = _Walk(plan, theta, zero, add, mul), {step.name: step.shape[1:] for step in plan.network.steps}
     shapes["input"] = inputs.shape[1:]
     start = walk.zeros(plan.start[0].numel())
-    start[int(plan.target)] = one
+    start[int(plan.target[0])] = one
     maps = {"output": start.reshape(plan.start.shape[1:])}
     network = plan.network
     blank = lambda name: walk.zeros(shapes[name].numel())  # noqa: E731
     for name, r in walk_back(network.steps, {network.output: start}, walk.down, walk.join, blank):
         maps[name] = r.reshape(shapes[name])
-    return SymbolicRelevance(int(plan.target), maps)
+    return SymbolicRelevance(int(plan.target[0]), maps)
 
 
 def _check_size(plan: Plan) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from types import EllipsisType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -26,6 +25,7 @@ from klrp.network.naming import names_of
 from klrp.network.products import div
 from klrp.network.rearranging import Moved, as_rearrange, by_samples, mixes_samples, rearranged
 from klrp.network.refusals import described, not_a_tensor, without_rule
+from klrp.network.registered import verify
 from klrp.network.steps import Network, Step, Trace, input_names
 from klrp.network.vocabulary import Entry
 
@@ -222,7 +222,9 @@ class Assembly:
         if dropped:
             raise KlrpError.value("it reads a value that depends on the input where klrp expects a constant")
         if entry.registered:
-            self._verify(call, operation, sources, output)
+            network = Network((), "", output.shape, "", dict(enumerate(self.calls)), {}, frozenset())
+            values = Trace(network, self.values)
+            verify(call, operation, [values.of(source.key) for source in sources], values.of(output.key))
         return operation, sources
 
     def _unpooled(self, key: Key) -> bool:
@@ -249,21 +251,6 @@ class Assembly:
                 return vocabulary.SCALE
             made_of = made_of[:1]
         return min((self.ranks.get(source.key, 0) for source in made_of), default=0)
-
-    def _verify(self, call: Call, operation: Operation, sources: list[Traced], output: Traced) -> None:
-        """A KlrpError if what was registered computes something else than what it was said to be like."""
-        values = Trace(Network((), "", output.shape, "", dict(enumerate(self.calls)), {}, frozenset()), self.values)
-        inputs, value = [values._of(source.key) for source in sources], values._of(output.key)
-        if isinstance(operation, Pass):
-            fits = value.shape == inputs[0].shape and _acts_alone(call, inputs[0], value)
-        elif isinstance(operation, Layer):
-            z = operation.linear(inputs, lambda w: w)
-            z = z if operation.bias is None else z + operation.bias
-            fits = z.shape == value.shape and torch.allclose(z, value, rtol=1e-3, atol=1e-3 * float(value.abs().amax()))
-        else:
-            return
-        if not fits:
-            raise KlrpError.value("it was registered like something that computes something else; it has no rule")
 
     def _foldable(self, entry: Entry, call: Call) -> Step | None:
         """The layer in front of a BatchNorm that nobody else reads."""
@@ -316,19 +303,6 @@ def _check_over_classes(call: Call) -> None:
         raise SampleAxisError(
             f"model: {described(call)} is taken over the samples, at {call.where}; name another axis."
         )
-
-
-def _acts_alone(call: Call, x: Tensor, value: Tensor) -> bool:
-    """Whether a neuron is left alone where only others change: tried with random sets of others."""
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(6):
-        others = (torch.rand(x.shape, generator=generator) < 0.5).to(x.device)
-        change = (torch.rand(x.shape, generator=generator) + 0.5).to(x)
-        changed = torch.where(others, x + change, x)
-        moved = call.again(lambda source: changed)  # noqa: B023
-        if not torch.allclose(moved[~others], value[~others], rtol=1e-3, atol=1e-5, equal_nan=True):
-            return False
-    return True
 
 
 def _folded(layer: Layer, norm: Affine) -> Layer:

@@ -7,11 +7,9 @@ value stays what it was. A value is kept unless it is cheap to compute again, as
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +22,8 @@ from klrp.network.builders import Traced
 from klrp.network.calls import Call, Frame, Key, input_key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
 from klrp.network.refusals import cannot_pick, cannot_run, depends_on_data
-from klrp.network.shadow import shadow_of, tensors_in
+from klrp.network.shadow import Entered, shadow_of, tensors_in
+from klrp.network.unseen import changed, check_constant
 from klrp.network.vocabulary import name_of
 
 
@@ -47,57 +46,17 @@ def capture(model: nn.Module, xs: Sequence[Tensor], output: Callable | None = No
             recorder = _Recorder(*shadow_of(model, share), [x.clone() for x in xs], model, output)
             captured = recorder.run()
             if recorder.unknown:
-                changed = [_changed_input(x) for x in xs]
-                _check_constant(recorder.unknown, _Recorder(*shadow_of(model, share), changed, model, output))
+                other = _Recorder(*shadow_of(model, share), [changed(x) for x in xs], model, output)
+                other.run()
+                check_constant(recorder.unknown, other.unknown)
             return captured
         except _Writes as written:
             where = str(written)
     raise KlrpError.value(f"model: it changes a weight that klrp cannot copy, in {where}. Change a copy in forward.")
 
 
-def _changed_input(x: Tensor) -> Tensor:
-    if x.is_floating_point():
-        return x + torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    return x.flip(-1)
-
-
-def _check_constant(unknown: list[tuple[Tensor, str]], other: _Recorder) -> None:
-    """A KlrpError if a tensor that no recorded function made depends on the input: unseen code made it."""
-    other.run()
-    same = len(unknown) == len(other.unknown)
-    for (tensor, where), (again, _) in zip(unknown, other.unknown, strict=False):
-        same = same and _equal(tensor, again)
-        if not same:
-            raise KlrpError.value(
-                f"model: at {where} a value comes in that depends on the input and was made by code that klrp cannot "
-                f"see, such as a scripted function, an extension or NumPy. Put that code into a module of its own and "
-                f"register it: klrp.register(TheModule, like=torch.nn.ReLU)."
-            )
-
-
 def _memory(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    try:
-        return a.shape == b.shape and torch.equal(a, b)
-    except RuntimeError:  # what vmap makes cannot be compared
-        return False
-
-
-class _Entered:
-    """The forward of a module of the shadow, recorded; a copy that the network makes of the module has its own."""
-
-    def __init__(self, run: Callable, module: nn.Module):
-        self.run, self.module = run, module
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable:
-        module = copy.deepcopy(self.module, memo)
-        return MethodType(type(module).forward, module)
 
 
 class _Writes(Exception):
@@ -158,7 +117,7 @@ class _Recorder(TorchFunctionMode):
             whole = next((registered[kind] for kind in type(module).__mro__ if kind in registered), None)
             run = self._whole if whole is not None else self._entered
             forward = taken_apart.forward_of(module)
-            vars(module)["forward"] = _Entered(run(path, module, forward), module)
+            vars(module)["forward"] = Entered(run(path, module, forward), module)
 
     def _entered(self, path: str, module: nn.Module, forward: Callable) -> Callable:
         kind = type(module)

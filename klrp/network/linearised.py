@@ -14,14 +14,15 @@ A rule says which of the ways it takes (Rule.choice); without one each operation
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from klrp.network.layers import Affine, Layer, MatMul, Multiply, Shape, Tap, View
+from klrp.network.factors import Dense, MatMul, Multiply
+from klrp.network.layers import Affine, Shape
 from klrp.network.moves import Held, Layered, Linearised
 from klrp.semirings import Semiring
 
@@ -118,15 +119,3 @@ class Softmax(Held, Linearised):
         layer = Dense((self.sign * jacobian,), None, (shape,), shape, view)
         value = s.log() if self.logarithm else s
         return replace(layer, bias=value - layer.linear([x], lambda w: w)), (0,)
-
-
-@dataclass(frozen=True, eq=False)
-class Dense(Layer):
-    """y = W x + b for each sample, among the J neurons that ``view`` brings together: [N, *input] as [N, G, J, *P]; the
-    weight is [N, G, K, J, *P]."""
-
-    view: View
-    weights_have_samples = True
-
-    def taps(self) -> Iterator[Tap]:
-        yield Tap(0, self.view, self.view, lambda w: w)

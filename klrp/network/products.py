@@ -22,7 +22,8 @@ from klrp.network.builders import (
     linear_sum,
     shape_of,
 )  # fmt: skip
-from klrp.network.layers import MatMul, Shape
+from klrp.network.factors import MatMul
+from klrp.network.layers import Shape
 from klrp.network.linearised import Norm, Product, Softmax
 from klrp.network.moves import Held
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -58,6 +58,20 @@ def shadow_of(model: nn.Module, share: bool) -> tuple[nn.Module, list[Tensor]]:
         if _inner(module) is module:
             _fill(vars(memo[id(module)]), module, memo, share)
     return memo[id(model)], [x for x in memo.values() if isinstance(x, Tensor)]
+
+
+class Entered:
+    """The forward of a module of the shadow, recorded; a copy that the network makes of the module has its own."""
+
+    def __init__(self, run: Callable, module: nn.Module):
+        self.run, self.module = run, module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable:
+        module = copy.deepcopy(self.module, memo)
+        return MethodType(type(module).forward, module)
 
 
 def tensors_in(model: nn.Module) -> Iterator[Tensor]:

@@ -107,23 +107,24 @@ class Trace:
 
     def value(self, name: str) -> Tensor:
         """What the step, or the input, of that name outputs."""
-        return self._of(self.network.keys[name])
+        return self.of(self.network.keys[name])
 
     def before_relu(self, name: str) -> tuple[Tensor, bool]:
         """What the step reads if it is a ReLU, else what it outputs; and which of the two that is."""
         key = self.network.keys[name]
         if key in self.values or self.network.calls[key[0]].name != "relu":
-            return self._of(key), False
-        return self._of(self.network.calls[key[0]].sources[0].key), True
+            return self.of(key), False
+        return self.of(self.network.calls[key[0]].sources[0].key), True
 
     def forget(self, name: str) -> None:
         """Let a value go, and its memory: nothing reads it any more."""
         self.values.pop(self.network.keys[name], None)
 
-    def _of(self, key: Key) -> Tensor:
+    def of(self, key: Key) -> Tensor:
+        """The value of that key, computed again if it is not kept."""
         if key in self.values:
             return self.values[key]
-        return tensors_of(self.network.calls[key[0]].again(lambda source: self._of(source.key)))[key[1]]
+        return tensors_of(self.network.calls[key[0]].again(lambda source: self.of(source.key)))[key[1]]
 
 
 def input_names(n: int) -> tuple[str, ...]:

@@ -433,7 +433,7 @@ MODELS = {
     "what does not depend on the input": (graph(lambda net, x: net.fc.weight, fc=nn.Linear(5, 2)), ValueError, r"^model: its output does not depend on the input"),
     "the input": (graph(lambda net, x: x), ValueError, r"^model: it returns \(2, 3, 5, 7\)"),
     "nothing": (Returns(lambda y, x: None), TypeError, r"^model: it returns a NoneType"),
-    "two inputs": (TwoInputs(), TypeError, r"^model: .*more than one tensor \(other\).*Wrap it"),
+    "two inputs": (TwoInputs(), TypeError, r"^model: .*more than it was given \(other\).*wrap it"),
     "a data-dependent branch": (Branch(), ValueError, r"^model: a branch depends on the data: bool\(\).*test_errors\.py:\d+.*klrp\.register\("),
     "a data-dependent loop": (Loop(), ValueError, r"^model: a branch depends on the data: int\(\).*test_errors\.py:\d+.*klrp\.register\("),
     "a module without a rule": (graph(lambda net, x: net.b(x.flatten(1), x.flatten(1)), b=nn.Bilinear(IN, IN, 2)), ValueError, r"^model: b \(Bilinear\) has no rule, at .*cannot explain this network"),

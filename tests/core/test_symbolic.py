@@ -8,6 +8,7 @@ import sympy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import close, graph, signed
 from test_laws import graphs
 from torch import nn
 
@@ -138,7 +139,9 @@ def test_a_network_with_too_many_edges_is_refused():
 
 
 def test_a_network_that_squeezes_the_axis_of_the_one_sample():
-    model = graph(lambda n, x: n.second(n.first(x).squeeze().relu()).squeeze(), first=nn.Linear(7, 5), second=nn.Linear(5, 3))
+    model = graph(
+        lambda n, x: n.second(n.first(x).squeeze().relu()).squeeze(), first=nn.Linear(7, 5), second=nn.Linear(5, 3)
+    )
     x = signed(1, 7)
     found = klrp.symbolic.explain(model, x, 1, theta=lambda d, edge: d, zero=0.0, one=1.0)
     close(torch.tensor(found.input.astype(float)), klrp.explain(model, x, 1).input[0])

@@ -12,7 +12,8 @@ import klrp
 from klrp import conversions, rules
 from klrp.kernels import blocked, chosen, lists, only, pnorm, task_for
 from klrp.network.builders import Traced, conv_transpose
-from klrp.network.layers import Affine, Linear, MatMul, Multiply, Read
+from klrp.network.factors import MatMul, Multiply
+from klrp.network.layers import Affine, Linear, Read
 from klrp.network.linearised import Norm, Softmax
 
 N, I, J, K, B = 3, 2, 5, 7, 11

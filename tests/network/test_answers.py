@@ -270,7 +270,7 @@ def test_an_account_of_what_has_changed_since_is_refused(case):
     model, x = small(), X.clone()
     found = klrp.explain(model, x)
     CHANGES[case](model, x)
-    with pytest.raises(klrp.KlrpError, match="^conservation: .*changed"):
+    with pytest.raises(klrp.KlrpError, match="^relevance: .*changed"):
         found.conservation()
 
 

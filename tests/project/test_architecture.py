@@ -14,14 +14,14 @@ from klrp import semirings
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They rise with what can be explained, and only so.
 CORE_LINES, PACKAGE_LINES = 3878, 7378
-LARGE = {"network.capture": 278}  # larger than a module should be, and not to grow
+LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
 CORE = """
 errors tables numbers conversions rules semirings laws
-network network.layers network.moves network.linearised network.builders network.products network.vocabulary network.calls network.purity
-network.shadow network.taken_apart
-network.refusals network.capture network.naming network.steps network.rearranging network.assembly network.tracing
+network network.layers network.factors network.moves network.linearised network.builders network.products
+network.vocabulary network.calls network.purity network.shadow network.taken_apart network.refusals network.unseen
+network.capture network.naming network.steps network.rearranging network.registered network.assembly network.tracing
 composites.assignment composites.presets composites shares
 """.split()
 FROM_KERNELS_ON = """
