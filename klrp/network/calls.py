@@ -49,9 +49,9 @@ class Call:
         """What it reads, in the order of its arguments."""
         return [x for x in leaves((self.args, self.kwargs)) if isinstance(x, Traced)]
 
-    def again(self, value: Callable[[Traced], Any]) -> Any:
-        """Compute it from the values of what it reads."""
-        put = lambda x: value(x) if isinstance(x, Traced) else x  # noqa: E731
+    def again(self, value: Callable[[Traced], Any], constant: Callable[[Any], Any] = lambda x: x) -> Any:
+        """Compute it from the values of what it reads; ``constant`` is applied to all else."""
+        put = lambda x: value(x) if isinstance(x, Traced) else constant(x)  # noqa: E731
         return self.function(*mapped(put, self.args), **mapped(put, self.kwargs))
 
 

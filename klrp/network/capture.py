@@ -164,6 +164,10 @@ class _Recorder(TorchFunctionMode):
         if name in taken_apart.FUNCTIONS:
             with self:
                 return taken_apart.FUNCTIONS[name](*args, **kwargs)
+        moved = taken_apart.over_first(func, name, args, kwargs)
+        if moved is not None:
+            with self:
+                return moved()
         if name == "embedding" and (written(func, name, args, kwargs) is not None):
             self._protect(written(func, name, args, kwargs))
         if name == "batch_norm" and kwargs.get("training", args[5] if len(args) > 5 else False):

@@ -26,8 +26,10 @@ def made_pure(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[Cal
         return None, args, kwargs, None
     if target is None or name == "embedding":
         return func, args, kwargs, None
-    if "out" in kwargs or func.__name__ == "__setitem__":
+    if "out" in kwargs:
         return None, args, kwargs, None
+    if func.__name__ == "__setitem__":
+        return _with_item, args, kwargs, target
     if not func.__name__.endswith("_"):  # by its argument inplace
         place = _place(func, "inplace")
         if place is not None and len(args) > place:
@@ -77,6 +79,13 @@ def on_copies(function: Callable) -> Callable:
     """The function, which may change its arguments, on copies of them."""
     copies = partial(mapped, lambda t: t.detach().clone() if isinstance(t, Tensor) else t)
     return lambda *args, **kwargs: function(*copies(args), **copies(kwargs))
+
+
+def _with_item(x: Tensor, index: Any, value: Any) -> Tensor:
+    """x[index] = value, as a new tensor."""
+    x = x.clone()
+    x[index] = value
+    return x
 
 
 def _identity(x: Tensor) -> Tensor:

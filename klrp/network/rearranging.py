@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,13 +37,18 @@ def rearranged(call: Call, item: int, moved: Moved) -> tuple[Operation, list[Tra
     blank = torch.zeros((), dtype=torch.float64)
 
     def replayed(factor: int) -> Tensor:
-        found = call.again(lambda s: factor * index[s.key] if s.key in index else blank.expand(s.shape))
+        found = call.again(lambda s: factor * index[s.key] if s.key in index else blank.expand(s.shape), _precise)
         return tensors_of(found)[item]
 
     once, twice = replayed(1), replayed(2)
     origin = torch.where((once == twice) | ~once.isfinite(), 0, once).long()
     sources = [source for _, source in starts.values()]
     return Rearrange(tuple(tuple(source.shape) for source in sources), origin), sources
+
+
+def _precise(constant: Any) -> Any:
+    """A constant that indices may be written into."""
+    return constant.double() if isinstance(constant, Tensor) and constant.is_floating_point() else constant
 
 
 def _numbers(value: Traced, starts: dict[Key, tuple[int, Traced]], moved: Moved) -> Tensor:

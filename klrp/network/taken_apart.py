@@ -45,25 +45,32 @@ def _einsum(equation, *operands):
         raise KlrpError.value(f"einsum({equation!r}) is explained for two operands, named axes and an explicit output")
     if len(operands) == 1:
         terms, operands = [*terms, ""], (operands[0], None)
-    (first, second), (a, b) = terms, operands
-    summed = [c for c in first if c not in second and c not in output]
-    a, first = (a.sum([first.index(c) for c in summed]) if summed else a), [c for c in first if c not in summed]
+    if terms[1] and terms[1][0] not in terms[0]:  # only the second has that axis, which may be the samples'
+        terms, operands = terms[::-1], operands[::-1]
+    (first, a), (second, b) = (_summed(*pair, output) for pair in zip(terms, terms[::-1], operands, strict=True))
     if b is None:
         return a.permute([first.index(c) for c in output])
-    summed = [c for c in second if c not in first and c not in output]
-    b, second = (b.sum([second.index(c) for c in summed]) if summed else b), [c for c in second if c not in summed]
     size = dict(zip(first, a.shape, strict=True)) | dict(zip(second, b.shape, strict=True))
     both = [c for c in first if c in second and c in output]
     inner = [c for c in first if c in second and c not in output]
     left, right = [c for c in first if c not in second], [c for c in second if c not in first]
+    outer = left[: first[:1] == left[:1]]  # the samples', if the other factor is a constant
+    left = left[len(outer) :]
 
-    def grouped(x: Tensor, axes: list[str], *groups: list[str]) -> Tensor:
-        order = [axes.index(c) for group in groups for c in group]
-        return x.permute(order).reshape(*(size[c] for c in both), *(math.prod(size[c] for c in g) for g in groups[1:]))
+    def grouped(x: Tensor, axes: list[str], alone: list[str], *groups: list[str]) -> Tensor:
+        order = [axes.index(c) for group in (alone, *groups) for c in group]
+        return x.permute(order).reshape(*(size[c] for c in alone), *(math.prod(size[c] for c in g) for g in groups))
 
-    product = grouped(a, first, both, left, inner) @ grouped(b, second, both, inner, right)
-    found = product.reshape([size[c] for c in (*both, *left, *right)])
-    return found.permute([[*both, *left, *right].index(c) for c in output])
+    product = grouped(a, first, outer + both, left, inner) @ grouped(b, second, both, inner, right)
+    axes = [*outer, *both, *left, *right]
+    return product.reshape([size[c] for c in axes]).permute([axes.index(c) for c in output])
+
+
+def _summed(term: str, other: str, operand: Tensor, output: str) -> tuple[list[str], Tensor]:
+    """An operand's axes and itself, without those that it alone has and that are summed over."""
+    alone = [c for c in term if c not in other and c not in output]
+    kept = [c for c in term if c not in alone]
+    return kept, operand.sum([term.index(c) for c in alone]) if alone else operand
 
 
 def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
@@ -91,6 +98,21 @@ def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
 def _glu(input, dim=-1):
     signal, gate = input.chunk(2, dim)
     return signal * gate.sigmoid()
+
+
+def over_first(function: Callable, name: str, args: tuple, kwargs: dict) -> Callable | None:
+    """A mean, sum or extreme over the first axis as one over the last, None if it is no such thing.
+
+    Of a stack, as of an ensemble's answers, the first axis is not that of the samples: once it has been moved, that shows.
+    """
+    x, dim = args[0] if args else None, args[1] if len(args) == 2 else kwargs.get("dim", kwargs.get("axis"))
+    if name not in ("mean", "sum", "amax", "amin") or len(args) > 2 or not isinstance(x, Tensor) or x.ndim < 2:
+        return None
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if 0 not in (d % x.ndim for d in dims) or kwargs.get("keepdim") or kwargs.get("keepdims"):
+        return None
+    last, more = list(range(-len(dims), 0)), {k: v for k, v in kwargs.items() if k == "dtype"}
+    return lambda: function(x.movedim(dims, last), last, **more)
 
 
 def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):

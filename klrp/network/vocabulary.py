@@ -62,7 +62,7 @@ _REARRANGING = """flatten reshape view squeeze unsqueeze unflatten ravel view_as
     swapaxes swapdims movedim moveaxis expand expand_as broadcast_to repeat tile repeat_interleave chunk split
     split_with_sizes tensor_split hsplit vsplit dsplit unbind select narrow getitem index_select gather take_along_dim flip fliplr flipud
     roll rot90 pad pixel_shuffle pixel_unshuffle channel_shuffle unfold stack hstack vstack dstack column_stack
-    masked_fill where tril triu diagonal"""
+    masked_fill where tril triu diagonal setitem"""
 # Whose second argument lends its shape or type alone.
 LENDS_SHAPE = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
 # In the same order of neurons as their input: relevance is handed on as it is.

@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import close, conv, gradient_times_input, graph
+from networks import assert_law, close, conv, gradient_times_input, graph
 from torch import nn
 
 import klrp
 from klrp import rules
+from klrp.network.taken_apart import named
 from klrp.network.tracing import trace
 from klrp.network.vocabulary import FUNCTIONS
 
@@ -32,7 +33,22 @@ ACTIVATIONS = {
     "rdiv": lambda x: 1 / (x.abs() + 1),
     "clamp": lambda x: x.clamp(-1, 1), "clip": lambda x: x.clip(-1, 1), "clamp_min": lambda x: x.clamp_min(0), "clamp_max": lambda x: x.clamp_max(1),
 }  # fmt: skip
+
+
+def with_item(x):
+    x = x * 1
+    x[:, 1] = x[:, 0]
+    return x
+
+
+def unpooled(x, n):
+    """What is the largest of two stays, and the other is zero."""
+    largest, indices = getattr(F, f"max_pool{n}d")(x, 2, return_indices=True)
+    return getattr(F, f"max_unpool{n}d")(largest, indices, 2, output_size=x.shape)
+
+
 SAME = {  # what changes no value
+    "named": lambda x: named(x * 1, ".0@t0"),
     "dropout": lambda x: F.dropout(x, training=False), "dropout1d": lambda x: F.dropout1d(x[..., 0], training=False),
     "dropout2d": lambda x: F.dropout2d(x, training=False), "dropout3d": lambda x: F.dropout3d(x[:, None], training=False),
     "alpha_dropout": lambda x: F.alpha_dropout(x, training=False), "feature_dropout": lambda x: torch.feature_dropout(x, 0.5, False),
@@ -72,6 +88,8 @@ MOVES = {
     "view_as": lambda x: x.view_as(F.relu(x)), "reshape_as": lambda x: x.reshape_as(X.flatten(1)), "permute": lambda x: x.permute(0, 3, 1, 2),
     "transpose": lambda x: x.transpose(1, 2), "t": lambda x: x[:, 0, 0].t().t(), "T": lambda x: x[:, 0, 0].T.T, "mT": lambda x: x.mT,
     "swapaxes": lambda x: x.swapaxes(1, 3), "swapdims": lambda x: x.swapdims(1, 3), "movedim": lambda x: x.movedim(1, 3), "moveaxis": lambda x: x.moveaxis(1, 3),
+    "setitem": lambda x: with_item(x), "max_unpool1d": lambda x: unpooled(x[:, :, 0], 1), "max_unpool2d": lambda x: unpooled(x, 2),
+    "max_unpool3d": lambda x: unpooled(x[:, None], 3),
     "expand": lambda x: x[:, :1].expand(2, 3, 5, 7), "expand_as": lambda x: x[:, :1].expand_as(x), "broadcast_to": lambda x: x[:, :1].broadcast_to(2, 3, 5, 7),
     "repeat": lambda x: x.repeat(1, 2, 1, 1), "tile": lambda x: x.tile(1, 2, 1, 1), "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
     "chunk": lambda x: x.chunk(3, 1)[1], "split": lambda x: x.split([1, 2], 1)[1], "split_with_sizes": lambda x: x.split_with_sizes([1, 2], 1)[1],
@@ -180,3 +198,64 @@ def test_what_is_linear_for_given_values_closes_its_account(name):
     found = explained(model, X)
     assert found.conservation().worst()[1] < 1e-9
     assert names(model, X) & {name, f"linalg_{name}"} | ({"log_sigmoid"} if name == "logsigmoid" else set())
+
+
+# --- writing into a tensor, axes in front of the samples', einsum ------------------------------------------------------
+
+
+def written_into(n, x):
+    buffer = torch.zeros(len(x), 4, 9, 11, dtype=x.dtype)
+    buffer[:, 1:, 2:7, 3:10] = n.c(x)
+    buffer[:, 0] = 1.0
+    found = buffer.relu() * 1
+    found[:, 2, 0] = found[:, 3, 4] * 2
+    return n.fc(found.flatten(1))
+
+
+def ensemble(join):
+    return graph(lambda n, x: join(torch.stack([n.a(x), n.b(x), n.c(x)])).mean((2, 3)), a=conv(), b=conv(), c=conv())
+
+
+WITH_AXES = {
+    "written into a buffer": lambda: graph(written_into, c=nn.Conv2d(3, 3, 1), fc=nn.Linear(4 * 9 * 11, 3)),
+    "the mean of an ensemble": lambda: ensemble(lambda y: y.mean(0)),
+    "its sum, the axis named": lambda: ensemble(lambda y: torch.sum(y, dim=-5)),
+    "its largest": lambda: ensemble(lambda y: y.amax(0)),
+    "a mean over it and another axis": lambda: graph(
+        lambda n, x: n.fc(torch.stack([x, 2 * x]).mean((0, 3)).flatten(1)), fc=nn.Linear(21, 4)
+    ),
+    "einsum with an axis of a constant": lambda: graph(
+        lambda n, x: n.fc(torch.einsum("nchw,hcd->nhwd", x, n.m.weight.reshape(5, 3, 4)).mean((1, 2))),
+        m=nn.Linear(12, 5), fc=nn.Linear(4, 3),
+    ),
+    "einsum, the constant first": lambda: graph(
+        lambda n, x: n.fc(torch.einsum("wd,nchw->ncd", n.m.weight, x).mean(1)), m=nn.Linear(4, 7), fc=nn.Linear(4, 3)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WITH_AXES)
+@pytest.mark.parametrize("n", [1, 2, 3])  # of three the axis in front is as long as that of the samples
+def test_values_that_are_written_stacked_or_contracted(case, n):
+    model, x = WITH_AXES[case](), torch.cat([X, X + 1])[:n]
+    assert_law(model, x)
+    for semiring in ("boolean", "counting", "viterbi"):
+        found = klrp.explain(model, x, semiring=semiring).input
+        torch.testing.assert_close(found[:1], klrp.explain(model, x[:1], semiring=semiring).input)
+
+
+def test_writing_through_a_view_that_is_read_again_is_refused():
+    def through_a_view(n, x):
+        y = n.a(x)
+        view = y[:, 1:3]
+        view[:, 0] = x[:, 0]
+        return y.mean((2, 3))
+
+    with pytest.raises(klrp.KlrpError, match="works in place on a view"):
+        klrp.explain(graph(through_a_view, a=conv()), X)
+
+
+def test_a_mean_over_the_samples_is_refused_wherever_they_are():
+    for join in (lambda y: y.transpose(0, 1).mean(0), lambda y: y.mean((0, 1)), lambda y: y[0].mean(0)):
+        with pytest.raises(klrp.KlrpError, match="sample"):
+            klrp.explain(ensemble(lambda y, join=join: join(y) + torch.zeros(2, 3, 5, 7).double()), X)
