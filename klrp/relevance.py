@@ -28,7 +28,7 @@ class Relevance(Mapping[str, Tensor]):
     logits: Tensor
     exact: bool
     behind: str
-    names: tuple[str, ...]
+    input_names: tuple[str, ...]
     maps: Mapping[str, Tensor] = field(repr=False)
     aliases: Mapping[str, str] = field(repr=False)
     account: Callable[[], Mapping[str, Balance]] | None = field(repr=False, default=None)
@@ -42,7 +42,7 @@ class Relevance(Mapping[str, Tensor]):
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The relevance of each input of the network [N, *input, *semiring.shape]."""
-        return tuple(self[name] for name in self.names)
+        return tuple(self[name] for name in self.input_names)
 
     def __getitem__(self, name: str) -> Tensor:
         found = self.maps.get(self.aliases.get(name, name))
@@ -73,8 +73,8 @@ class Relevance(Mapping[str, Tensor]):
         calls = [k for k in known if k.startswith(f"{name}@")]
         if calls:
             return f"step: {name!r} is called {len(calls)} times; name one of its calls: {', '.join(calls)}."
-        if name == "input" and len(self.names) > 1:
-            return f"input: the network has several; use relevance.inputs, or one of the names {', '.join(self.names)}."
+        if name == "input" and len(self.input_names) > 1:
+            return f"input: the network has several; use relevance.inputs, or one of the names {', '.join(self.input_names)}."
         return f"step: there is no map {name!r}. The maps kept are: {', '.join(known)}."
 
     def conservation(self) -> Conservation:
