@@ -119,8 +119,8 @@ def explain_many(
     change of its parameters or buffers it is captured anew. Weights that a kernel packs are kept for the next batches,
     within ``memory``.
 
-    A batch is the inputs, or a tuple or list that begins with them: ((x, y), labels) for a network with two. ``target`` is an int, None for the top
-    logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
+    A batch is the inputs, or a tuple or list that begins with them: ((x, y), labels) for a network with two. ``target``
+    is an int, None for the top logits, or ``"labels"`` for the second item of each batch. The rest is as in klrp.explain.
 
     Example:
         >>> for relevance in tqdm(klrp.explain_many(model, loader, "labels", semiring="counting")):
@@ -275,7 +275,9 @@ def _edges(again: Callable[[], Plan], logits: Tensor, name: str, r: Tensor) -> T
             raise KlrpError.value(f"step: {name} has no weights; edges are those of a layer, such as torch.nn.Linear.")
         with _about(steps[name], plan):
             found = kernels.edges(task, r)
-        return plan.semiring.sum(found.reshape(len(logits), -1, *found.shape[1:]), 1)
+        if len(found) == len(logits):
+            return found
+        return plan.semiring.sum(found.reshape(len(logits), -1, *found.shape[1:]), 1)  # a sample has several rows
 
 
 def task_at(step: Step, plan: Plan) -> tuple[kernels.Task | None, tuple[int, ...]]:

@@ -17,10 +17,10 @@ class Relevance(Mapping[str, Tensor]):
     """The relevance of every neuron: a read-only mapping from step names, output to input.
 
     ``relevance["features.28"]`` is the map [N, *shape of that step's output, *semiring.shape]; ``relevance.input`` that
-    of the network's input, and ``relevance.inputs`` those of all of them. ``target`` [N] are the explained classes, or None where ``start``
-    was a tensor; ``logits`` [N, C] the network's output. ``behind`` names a function at the network's end that was
-    looked behind, such as "softmax": then the logits are the values that it reads. ``exact`` is False where a count
-    reached 2^53 and float64 began to round.
+    of the network's input, and ``relevance.inputs`` those of all of them. ``target`` [N] are the explained classes, or
+    None where ``start`` was a tensor; ``logits`` [N, C] the network's output. ``behind`` names a function at the network's
+    end that was looked behind, such as "softmax": then the logits are the values that it reads. ``exact`` is False where
+    a count reached 2^53 and float64 began to round.
     """
 
     semiring: Semiring
@@ -74,7 +74,8 @@ class Relevance(Mapping[str, Tensor]):
         if calls:
             return f"step: {name!r} is called {len(calls)} times; name one of its calls: {', '.join(calls)}."
         if name == "input" and len(self.input_names) > 1:
-            return f"input: the network has several; use relevance.inputs, or one of the names {', '.join(self.input_names)}."
+            names = ", ".join(self.input_names)
+            return f"input: the network has several; use relevance.inputs, or one of the names {names}."
         return f"step: there is no map {name!r}. The maps kept are: {', '.join(known)}."
 
     def conservation(self) -> Conservation:
