@@ -55,8 +55,8 @@ class Composite:
     """An ordered list of rows (selector, rule, theta); the first row that matches a layer decides.
 
     A selector is a step's name or a glob over names, a module type (``F.relu`` counts as ``nn.ReLU``),
-    ``klrp.ADD``, ``klrp.PRODUCT``, ``klrp.ATTENTION``, ``klrp.NORM``, ``klrp.FIRST`` or ``klrp.ANY``. None for a rule or a Θ means the semiring's default, and
-    so does no match.
+    ``klrp.ADD``, ``klrp.PRODUCT``, ``klrp.ATTENTION``, ``klrp.NORM``, ``klrp.FIRST`` or ``klrp.ANY``. None for a rule or
+    a Θ means the semiring's default, and so does no match.
 
     Example:
         >>> klrp.Composite([
