@@ -64,7 +64,7 @@ def test_the_table_of_networks(capsys, tmp_path):
     record = zoo.main([*given, "--save", str(tmp_path / "zoo.json")])
     assert [row["network"] for row in record["rows"]] == ["mnasnet0_5", "mnasnet0_75"]
     positive(record["rows"], "steps", "gradient", "real", "boolean")
-    assert all(row["error"] < 1e-9 and not row["refused"] for row in record["rows"])
+    assert all(row["error"] < 1e-9 and "refused" not in row for row in record["rows"])
     assert "mnasnet0_75" in capsys.readouterr().out
 
 
