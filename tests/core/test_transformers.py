@@ -52,7 +52,10 @@ class Lxt:
         projected = self.linear(x, layer.in_proj_weight, layer.in_proj_bias)
         q, k, v = projected.unflatten(-1, (3, layer.num_heads, layer.head_dim)).permute(2, 0, 3, 1, 4)
         scores = self.functions.mul2(self.functions.matmul(q, k.mT, False, self.eps), 1 / math.sqrt(layer.head_dim))
-        weights = self.functions.softmax(scores if mask is None else self.add(scores, mask), -1)
+        if mask is not None:
+            hidden = mask.isneginf()  # of which add2 would make nan
+            scores = scores.masked_fill(hidden, -math.inf) if hidden.any() else self.add(scores, mask)
+        weights = self.functions.softmax(scores, -1)
         heads = self.functions.matmul(weights, v, False, self.eps).transpose(1, 2).flatten(2)
         return self.linear(heads, layer.out_proj.weight, layer.out_proj.bias)
 
@@ -152,7 +155,16 @@ def test_every_pixel_of_a_vision_transformer_has_lxts_relevance(norm, eps):
     close(found.input, expected, 1e-6)
 
 
-@pytest.mark.parametrize("mask", [None, signed(6, 6, seed=5).clamp_max(0) * 4], ids=["all seen", "masked"])
+HIDDEN = torch.full((6, 6), -math.inf, dtype=torch.float64).triu(1)  # from each token the later ones, but for the first
+HIDDEN[0] = 0
+MASKS = [
+    pytest.param(None, id="no mask"),
+    pytest.param(signed(6, 6, seed=5).clamp_max(0) * 4, id="damped"),
+    pytest.param(HIDDEN, id="hidden", marks=pytest.mark.xfail(reason="the Jacobian of a softmax meets -inf · 0")),
+]
+
+
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_token_of_a_text_encoder_has_lxts_relevance(norm, eps, mask):
     net, tokens = text_case(mask)
