@@ -53,8 +53,8 @@ class Lxt:
         q, k, v = projected.unflatten(-1, (3, layer.num_heads, layer.head_dim)).permute(2, 0, 3, 1, 4)
         scores = self.functions.mul2(self.functions.matmul(q, k.mT, False, self.eps), 1 / math.sqrt(layer.head_dim))
         if mask is not None:
-            hidden = mask.isneginf()  # of which add2 would make nan
-            scores = scores.masked_fill(hidden, -math.inf) if hidden.any() else self.add(scores, mask)
+            hidden = mask.isneginf()  # add2 would make nan of it
+            scores = self.add(scores, mask.masked_fill(hidden, 0)).masked_fill(hidden, -math.inf)
         weights = self.functions.softmax(scores, -1)
         heads = self.functions.matmul(weights, v, False, self.eps).transpose(1, 2).flatten(2)
         return self.linear(heads, layer.out_proj.weight, layer.out_proj.bias)
