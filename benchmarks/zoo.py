@@ -79,7 +79,7 @@ def network(name: str, timm: bool, size: int) -> tuple[nn.Module, tuple[int, ...
         from timm import create_model
 
         model = create_model(name, pretrained=False)
-        sizes = (size, model.default_cfg["input_size"][-1])
+        sizes = (size, 112, 224, model.default_cfg["input_size"][-1])  # 112 has patches of 14
     else:
         extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         sizes = (size, 224)
