@@ -25,7 +25,8 @@ help:  ## this list
 
 env: $(STAMP)  ## the environment alone
 
-# The stamp is written last: an installation that was interrupted is taken up again by the next make.
+# The stamp is written last: an installation that was interrupted is taken up again by the next make. Of LXT the tests
+# use functions that need torch alone; what it asks for besides, for language models, is left out.
 $(STAMP): pyproject.toml
 	@$(or $(PYTHON),false) $(NEW_ENOUGH) || { echo "klrp needs Python 3.11 or newer, and found\
 	 $(or $(PYTHON),none on the PATH). Name one: make $(or $(MAKECMDGOALS),book) PYTHON=/path/to/python3"; exit 1; }
@@ -34,6 +35,7 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
 	$(PY) -m pip install -e ".[all]"
+	$(PY) -m pip install -q --no-deps "lxt>=2.1,<3"
 	@touch $@
 
 book: $(STAMP)  ## the rendered book, from the stored outputs

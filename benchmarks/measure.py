@@ -168,7 +168,7 @@ def machine(threads: int) -> dict:
 def versions() -> dict:
     """Python's version and those of the packages that matter."""
     found = {"python": platform.python_version(), "klrp": klrp.__version__}
-    for name in ("torch", "numba", "zennit", "captum", "torch-semiring-einsum"):
+    for name in ("torch", "torchvision", "timm", "numba", "zennit", "captum", "torch-semiring-einsum"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -64,8 +64,24 @@ def test_the_table_of_networks(capsys, tmp_path):
     record = zoo.main([*given, "--save", str(tmp_path / "zoo.json")])
     assert [row["network"] for row in record["rows"]] == ["mnasnet0_5", "mnasnet0_75"]
     positive(record["rows"], "steps", "gradient", "real", "boolean")
-    assert all(row["error"] < 1e-9 and not row["refused"] for row in record["rows"])
+    assert all(row["error"] < 1e-9 and "refused" not in row for row in record["rows"])
     assert "mnasnet0_75" in capsys.readouterr().out
+
+
+def test_a_network_that_takes_too_long_is_named_and_may_be_tried_again(monkeypatch, tmp_path):
+    import zoo
+
+    given = ["--networks", "mnasnet0_5", "--size", "32", "--threads", "1", "--semirings", "real", "--limit", "50"]
+    given += ["--save", str(tmp_path / "zoo.json")]
+    monkeypatch.setattr(zoo, "STARTING", -49.9)
+    assert zoo.main(given)["rows"] == [{"network": "mnasnet0_5", "refused": "took longer than 50 s"}]
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(FOLDER))
+    (row,) = zoo.main([*given, "--resume"])["rows"]
+    assert "refused" not in row and row["steps"] > 50
+    monkeypatch.setattr(zoo, "work", None)  # nothing is left to do
+    assert zoo.main([*given, "--resume"])["rows"][0]["steps"] == row["steps"]
+    assert len(json.loads((tmp_path / "zoo.json").read_text("utf-8"))) == 1
 
 
 def test_photographs_and_other_packages():
