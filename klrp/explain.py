@@ -287,8 +287,9 @@ def task_at(step: Step, plan: Plan) -> tuple[kernels.Task | None, tuple[int, ...
     (rule, theta), network, layer = plan.assignment[step.name], plan.network, step.operation
     reads, shared = [Read(*network.before_relu(source)) for source in step.sources], tuple(range(len(step.sources)))
     if isinstance(layer, Linearised):
-        layer, shared = layer.layer(layer.choice(rule.choice) or "", [read.activations for read in reads])
-        reads = [reads[i] for i in shared]
+        operation, values = layer, [read.activations for read in reads]
+        layer, shared = operation.layer(operation.choice(rule.choice) or "", values)
+        reads = [operation.finite(reads[i]) for i in shared]
     assert isinstance(layer, Layer)  # nothing else is assigned a rule
     value = network.value(step.name)
     return kernels.task_for(layer, rule, reads, theta, plan.semiring, plan.memory, value, plan.cache), shared

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from klrp.network.factors import Dense, MatMul, Multiply
-from klrp.network.layers import Affine, Shape
+from klrp.network.layers import Affine, Read, Shape
 from klrp.network.moves import Held, Layered, Linearised
 from klrp.semirings import Semiring
 
@@ -105,6 +105,10 @@ class Softmax(Held, Linearised):
     logarithm: bool = False
     choices: ClassVar[tuple[str, ...]] = ("taylor",)
 
+    def finite(self, read: Read) -> Read:
+        """Without what a mask hides: −∞ there, and a weight of 0."""
+        return Read(read.activations.masked_fill(read.activations.isinf(), 0))
+
     def layer(self, choice: str, values: Sequence[Tensor]) -> Layered:
         (x,), shape, axis = values, self.input, self.axis
         s = (self.sign * x).softmax(axis)
@@ -118,4 +122,4 @@ class Softmax(Held, Linearised):
         jacobian = same - at_j if self.logarithm else at_k * (same - at_j)
         layer = Dense((self.sign * jacobian,), None, (shape,), shape, view)
         value = s.log() if self.logarithm else s
-        return replace(layer, bias=value - layer.linear([x], lambda w: w)), (0,)
+        return replace(layer, bias=value - layer.linear([x.masked_fill(x.isinf(), 0)], lambda w: w)), (0,)

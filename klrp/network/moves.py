@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from klrp.network.layers import AdaptiveWindows, Layer, Pool, Shape, Windows, window, window_sizes
+from klrp.network.layers import AdaptiveWindows, Layer, Pool, Read, Shape, Windows, window, window_sizes
 from klrp.semirings import Semiring
 
 Layered = tuple[Layer, tuple[int, ...]]  # a layer, and which of a step's sources it reads
@@ -49,6 +49,10 @@ class Linearised(Move):
     def layer(self, choice: str, values: Sequence[Tensor]) -> Layered:
         """The layer that it is for these values."""
         raise NotImplementedError
+
+    def finite(self, read: Read) -> Read:
+        """What it reads, without infinite numbers whose weights are 0."""
+        return read
 
 
 @dataclass(frozen=True, eq=False)
