@@ -476,6 +476,8 @@ def test_efficientnet_lite0_is_explained():
         klrp.explain(network, x, semiring=s, theta=theta, keep="input").input for s in ("boolean", "counting")
     )
     assert boolean.any() and torch.equal(counting > 0, boolean)
+    best = klrp.explain(network, x, semiring="viterbi", keep="input").input
+    assert bool((best >= 0).all()) and 0 < float(best.amax()) <= 1
 
 
 def test_efficientnet_lite0_says_what_is_missing(monkeypatch, tmp_path):
