@@ -1,22 +1,26 @@
 """klrp.models: the networks, their training against a loop that spells it out, what is refused."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_digits
 import train_vgg
 from PIL import Image
 from torch import nn
 
+import klrp
 from klrp import data, models
 from klrp.errors import KlrpError
+from klrp.models import digits, photographs
 
 GIVEN = os.environ.get("KLRP_DATA", "none")
 FOLDER = Path(GIVEN if GIVEN else "none").expanduser()
 MNIST, IMAGENETTE = FOLDER / "MNIST" / "raw", FOLDER / "imagenette2-160" / "val"
-ASSET = Path(__file__).resolve().parents[2] / "book" / "assets" / models.VGG_FILE
+ASSET = Path(__file__).resolve().parents[2] / "book" / "assets" / photographs.VGG_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -274,9 +278,9 @@ def test_imagenette_vgg_knows_its_classes():
 
 
 def test_imagenette_vgg_takes_no_other_file(tmp_path, monkeypatch):
-    other = tmp_path / "weights" / models.VGG_FILE
+    other = tmp_path / "weights" / photographs.VGG_FILE
     data.save_weights(other, {"x": torch.zeros(2)})
-    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {models.VGG_SHA256}"):
+    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {photographs.VGG_SHA256}"):
         models.imagenette_vgg(other)
     monkeypatch.setenv("KLRP_DATA", str(tmp_path))
     with pytest.raises(KlrpError, match=f"{other} .* has sha256"):
@@ -286,7 +290,7 @@ def test_imagenette_vgg_takes_no_other_file(tmp_path, monkeypatch):
 def test_imagenette_vgg_says_where_it_looked(tmp_path, monkeypatch):
     with pytest.raises(KlrpError, match="no.safetensors.*give the path of a file"):
         models.imagenette_vgg(tmp_path / "no.safetensors")
-    monkeypatch.setattr(models, "VGG_FILE", "no.safetensors")
+    monkeypatch.setattr(photographs, "VGG_FILE", "no.safetensors")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KlrpError, match=rf"no.safetensors in {tmp_path}/assets, .*book/assets"):
         models.imagenette_vgg()
@@ -345,3 +349,163 @@ def test_training_starts_from_the_weights_that_are_named(noise, tmp_path):
 def test_training_on_sizes_without_epochs(noise):
     with pytest.raises(SystemExit, match="as many --epochs as --size"):
         train_vgg.main([*noise, "--epochs", "1", "2"])
+
+
+# --- the transformer, the recurrent network, and the one for ImageNet ----------------------------------------
+
+
+SHIPPED = {"digit_vit": digits.VIT_FILE, "digit_lstm": digits.LSTM_FILE}
+HASHES = {"digit_vit": digits.VIT_SHA256, "digit_lstm": digits.LSTM_SHA256}
+each_shipped = pytest.mark.parametrize("name", SHIPPED)
+
+
+@each_shipped
+def test_a_shipped_network_for_digits_is_that_of_its_file(name):
+    path = ASSET.with_name(SHIPPED[name])
+    assert path.stat().st_size <= 100_000
+    build = getattr(models, name)
+    network = build()
+    assert same(network, build(path))
+    assert not any(m.training for m in network.modules())
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
+    assert all(p.dtype == torch.float16 for p in data.load_weights(path, HASHES[name]).values())
+
+
+@each_shipped
+def test_a_shipped_network_knows_the_embedded_digits(name):
+    d = data.digits()
+    assert models.accuracy(getattr(models, name)(), d.test_images, d.test_labels) >= 0.96
+
+
+@each_shipped
+@pytest.mark.skipif(not MNIST.is_dir(), reason="KLRP_DATA holds no MNIST/raw")
+def test_a_shipped_network_knows_mnist(name, monkeypatch):
+    monkeypatch.setenv("KLRP_DATA", GIVEN)
+    d = data.digits()
+    assert models.accuracy(getattr(models, name)(), d.test_images, d.test_labels) >= 0.97
+
+
+@each_shipped
+def test_a_shipped_network_takes_no_other_file(name, tmp_path, monkeypatch):
+    other = tmp_path / "weights" / SHIPPED[name]
+    data.save_weights(other, {"x": torch.zeros(2)})
+    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {HASHES[name]}"):
+        getattr(models, name)(other)
+    monkeypatch.setenv("KLRP_DATA", str(tmp_path))
+    with pytest.raises(KlrpError, match=f"{other} .* has sha256"):
+        getattr(models, name)()
+    monkeypatch.setattr(digits, SHIPPED[name].split(".")[0].split("_")[1].upper() + "_FILE", "no.safetensors")
+    with pytest.raises(KlrpError, match=rf"^{name}: there is no no.safetensors in {tmp_path}/weights, .*book/assets"):
+        getattr(models, name)()
+
+
+@pytest.mark.parametrize("build", [models.vit, models.lstm])
+def test_an_untrained_network_is_fixed_by_its_seed_alone(build):
+    torch.manual_seed(5)
+    first, state = build(), torch.get_rng_state()
+    torch.manual_seed(7)
+    assert same(first, build(seed=0)) and not same(first, build(seed=1))
+    torch.manual_seed(5)
+    assert torch.equal(torch.get_rng_state(), state), "it drew from the caller's generator"
+    assert first(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_sizes_of_untrained_networks():
+    for wrong in ((32, 5, 2), (32, 4, 0), (2.5, 1, 1)):
+        with pytest.raises(KlrpError, match=r"vit: dim, heads and blocks are .*heads that divide dim"):
+            models.vit(*wrong)
+    with pytest.raises(KlrpError, match="lstm: hidden is 0; give an integer >= 1"):
+        models.lstm(0)
+
+
+def test_attention_of_the_transformer_is_torchs():
+    network, x = models.vit(24, 3, 1, seed=2).eval(), torch.rand(5, 1, 28, 28)
+    ours = network.blocks[0].attention
+    theirs = nn.MultiheadAttention(24, 3, batch_first=True)
+    with torch.no_grad():
+        parts = (ours.query, ours.key, ours.value)
+        theirs.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
+        theirs.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
+        theirs.out_proj.load_state_dict(ours.join.state_dict())
+        tokens = network.blocks[0].norm1(network.tokens(x))
+        out, weights = theirs(tokens, tokens, tokens, average_attn_weights=False)
+        torch.testing.assert_close(ours(tokens), out)
+        torch.testing.assert_close(network.attention(x)[0], weights)
+    assert tokens.shape == (5, 17, 24) and weights.shape == (5, 3, 17, 17)
+
+
+@each_shipped
+def test_a_shipped_network_is_explained_in_every_semiring(name):
+    network, x = getattr(models, name)(), data.digits().test_images[:3]
+    x = x if name == "digit_vit" else x[..., 8:22, :]  # fewer rows are fewer steps
+    real = klrp.explain(network, x)
+    account = real.conservation()
+    kept = sum(sum(getattr(entry, c) for c in ("bias", "stabiliser", "lost")) for entry in account.values())
+    largest = max(float(entry.received.abs().amax()) for entry in account.values())
+    torch.testing.assert_close(real.input.sum((1, 2, 3)) + kept, torch.ones(3), rtol=0, atol=1e-4 * largest)
+    found = {s: klrp.explain(network, x, semiring=s).input for s in ("boolean", "counting", "viterbi")}
+    assert torch.equal(found["counting"] > 0, found["boolean"]) and bool(found["boolean"].any())
+    assert bool((found["viterbi"] >= 0).all()) and float(found["viterbi"].amax()) <= 1
+    assert not found["viterbi"][x == 0].any()
+
+
+LITE = not find_spec(photographs.LITE_WEIGHTS) or not find_spec(photographs.LITE_CODE)
+lite = pytest.mark.skipif(LITE, reason="the packages of the extra imagenet are missing")
+
+
+@lite
+def test_efficientnet_lite0_says_castle(monkeypatch):
+    if not (FOLDER / "photos" / "castle.jpg").is_file():
+        pytest.skip("KLRP_DATA holds no photos/castle.jpg")
+    monkeypatch.setenv("KLRP_DATA", GIVEN)
+    network = models.efficientnet_lite0()
+    assert not any(m.training or p.requires_grad for m in network.modules() for p in m.parameters())
+    chance, k = network(data.photo("castle").image).softmax(1).max(1)
+    assert k.item() == 483 and abs(chance.item() - 0.414) < 0.002
+
+
+@lite
+def test_efficientnet_lite0_is_explained():
+    network, x = models.efficientnet_lite0().double(), data.photo("china").image.double()
+    real = klrp.explain(network, x)
+    account = real.conservation()
+    kept = sum(entry.bias + entry.stabiliser + entry.lost for entry in account.values())
+    torch.testing.assert_close(real.input.sum((1, 2, 3)) + kept, torch.ones(1).double(), rtol=0, atol=1e-6)
+    theta = klrp.conversions.threshold(0.02)
+    boolean, counting = (
+        klrp.explain(network, x, semiring=s, theta=theta, keep="input").input for s in ("boolean", "counting")
+    )
+    assert boolean.any() and torch.equal(counting > 0, boolean)
+    best = klrp.explain(network, x, semiring="viterbi", keep="input").input
+    assert bool((best >= 0).all()) and 0 < float(best.amax()) <= 1
+
+
+def test_efficientnet_lite0_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(photographs, "LITE_CODE", "no_such_package")
+    with pytest.raises(KlrpError, match=r"no_such_package.* cannot be imported; pip install klrp\[imagenet\]"):
+        models.efficientnet_lite0()
+
+
+@lite
+def test_efficientnet_lite0_opens_no_other_file(monkeypatch, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / photographs.LITE_FILE).write_bytes(b"\x80\x02another pickle")
+    monkeypatch.setattr(photographs, "files", lambda name: tmp_path)
+    with pytest.raises(
+        KlrpError, match=rf"\(16 bytes\) has sha256 .*expected {photographs.LITE_SHA256}.*--force-reinst"
+    ):
+        models.efficientnet_lite0()
+
+
+def test_the_script_trains_what_is_shipped(tmp_path, monkeypatch, capsys):
+    few = data.digits()
+    few = data.Digits(*(t[:130] for t in (few.train_images, few.train_labels, few.test_images, few.test_labels)), "few")
+    monkeypatch.setattr(train_digits, "both", lambda: [few, few])
+    runs = []
+    for name in ("one", "two"):
+        train_digits.main(["vit", "--epochs", "1", "--out", str(tmp_path / name)])
+        runs.append((tmp_path / name / digits.VIT_FILE).read_bytes())
+    assert runs[0] == runs[1] and len(runs[0]) == ASSET.with_name(digits.VIT_FILE).stat().st_size
+    capsys.readouterr()
+    train_digits.main(["lstm", "--evaluate"])
+    assert "lstm: 0.9" in capsys.readouterr().out

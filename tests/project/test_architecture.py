@@ -13,7 +13,7 @@ from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 3878, 7378
+CORE_LINES, PACKAGE_LINES = 4060, 7820
 LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
@@ -30,7 +30,8 @@ kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build ker
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
-data data.folders data.mnist data.photographs data.weights models
+data data.folders data.mnist data.photographs data.weights
+models models.training models.shipped models.digits models.photographs
 plot plot.values plot.maps plot.lines plot.pictures experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
@@ -39,10 +40,11 @@ ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 
 ROOMS = {
     "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.pictures"},
-    "torchvision": {"data.mnist", "data.photographs", "models"},
+    "torchvision": {"data.mnist", "data.photographs"},
     "sklearn": {"data.mnist", "data.photographs"},
     "ipywidgets": {"widgets"},
     "safetensors": {"data.weights"},
+    "efficientnet_lite_pytorch": {"models.photographs"},
 }
 
 

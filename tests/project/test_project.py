@@ -27,7 +27,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
     assert python.split("=")[1] >= PROJECT["requires-python"].removeprefix(">=")
     theirs = {requirement(line) for line in conda + pip["pip"] if line not in (python, "pip")}
     extras = PROJECT["optional-dependencies"]
-    ours = PROJECT["dependencies"] + [line for e in ("fast", "book", "test") for line in extras[e]]
+    ours = PROJECT["dependencies"] + [line for e in ("fast", "imagenet", "book", "test") for line in extras[e]]
     assert theirs == {requirement(line) for line in ours}
 
 
