@@ -33,8 +33,8 @@ pictures they fall. {{doc}}`Chapter 12 <12_speed>` says how cost grows, and what
 ## How they were measured
 
 The weights are random: neither the steps nor, for the most part, the times depend on them. Each network explains
-{batch} random pictures of {size} × {size} in single precision, {rounds} after a first time that compiles what is
-compiled on first use. Networks that take no such pictures get the nearest size they take, or their own: {sizes}. The
+{batch} random pictures of {size} × {size} in single precision, {rounds}. Those of less than 20 million parameters run
+once before, which compiles what is compiled on first use. Networks that take no such pictures get the nearest size they take, or their own: {sizes}. The
 machine has an {cpu} processor; {threads} of its cores were used ({packages}; {date}). The commands are:
 
 {commands}
@@ -98,7 +98,7 @@ def account(rows: list[dict]) -> str:
     large = sorted(name for name, error in errors.items() if not error <= LARGE_ERROR)
     largest = max((error for name, error in errors.items() if name not in large), default=0.0)
     text = (
-        f"For {len(errors)} of them the account of the reals was made too, in double precision: what each step received is "
+        f"For {len(errors)} of them, of less than 50 million parameters, the account of the reals was made too, in double precision: what each step received is "
         f"what it passed on, kept or lost. The largest error of a step is {largest:.0e} of what it received"
     )
     if large:
