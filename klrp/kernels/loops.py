@@ -38,6 +38,8 @@ from klrp.shares import PartShares
 NAME = "loops"
 
 TOP = -1  # the kind of ``largest``
+PIECE = 512  # positions of a row at once
+SOME = 8  # neurons of the target that are a task, where there are no groups
 BLOCK, SHORT, FEW = 64, 32, 16  # groups side by side in a row; rows of positions and of groups that are too short
 
 
@@ -109,11 +111,12 @@ def _run(
 
 
 def _arranged(layer: Layer, maps: tuple[Tensor, ...]) -> list[Tensor]:
-    """The maps a, w, ... of a layer; where many groups have short rows of positions, or rows with gaps, the groups
-    side by side in memory."""
-    short = isinstance(layer, Conv) and (layer.output[-1] < SHORT or layer.windows.stride[-1] > 1)
-    if not short or layer.groups < FEW:
+    """The maps a, w, ... of a layer. Those of a convolution have their positions side by side in memory, or where many
+    groups have short rows of positions, or rows with gaps, the groups."""
+    if not isinstance(layer, Conv):
         return list(maps)
+    if layer.groups < FEW or layer.output[-1] >= SHORT and layer.windows.stride[-1] == 1:
+        return [x.contiguous() for x in maps]
     axes = (0 if x is maps[1] else 1 for x in maps)
     return [x.movedim(axis, -1).contiguous().movedim(-1, axis) for axis, x in zip(axes, maps, strict=True)]
 
@@ -129,6 +132,10 @@ def _views(tap: Tap, maps: Sequence[Tensor], upwards: bool) -> list[Tensor]:
     if to.stride(1) == 1 < to.shape[1]:  # then a row is a block of groups
         block = max(size for size in range(1, BLOCK + 1) if shape[1] % size == 0)
         return [v.unflatten(1, (-1, shape[1] if block < FEW else block)).movedim(2, -1) for v in views]
+    axis = 2 if upwards else 3
+    if shape[1] == 1 < shape[axis]:  # then some neurons of the target are a group
+        size = max(size for size in range(1, min(shape[axis], SOME + 1)) if shape[axis] % size == 0)
+        return [v.squeeze(1).unflatten(axis - 1, (-1, size)).movedim(axis - 1, 1) for v in views]
     # Where all neurons are positions, each first index of them is a group by itself: work for another thread.
     if shape[1:4] == (1, 1, 1) and len(shape) > 4 and to.shape[4] == shape[4] == target.shape[1]:
         views = [v.transpose(1, 4) for v in views]
@@ -189,48 +196,52 @@ def _looper(kind: int, by_size: bool, even: int) -> Callable:
                 sa, sw, sz, sr, so = strides[t, :, axes + 3]
                 if even >= 0:
                     sa, sw, sz, sr, so = 1, even, 1, 1, 1
-                for k in range(uppers):
-                    for row in range(rows):
+                for row in range(rows):
+                    rest = row
+                    for m in range(5):
+                        at[m] = starts[t, m] + n * strides[t, m, 0] + g * strides[t, m, 1]
+                    for axis in range(axes - 2, -1, -1):
+                        index = rest % sizes[t, axis] if axis else rest
                         for m in range(5):
-                            at[m] = starts[t, m] + n * strides[t, m, 0] + g * strides[t, m, 1] + k * strides[t, m, 2]
-                        rest = row
-                        for axis in range(axes - 2, -1, -1):
-                            index = rest % sizes[t, axis] if axis else rest
-                            for m in range(5):
-                                at[m] += index * strides[t, m, 4 + axis]
-                            if axis:
-                                rest //= sizes[t, axis]
-                        total, relevance = z[at[2] :], r[at[3] :]
-                        if lowers > 1 and not top:
-                            some = none
-                            for x in range(length):
-                                some = max(some, relevance[x * sr])
-                            if some == 0:
-                                continue
-                        for j in range(lowers):
-                            below = a[at[0] + j * strides[t, 0, 3] :]
-                            weights = w[at[1] + j * strides[t, 1, 3] :]
-                            target = out[at[4] + j * strides[t, 4, 3] :]
-                            for x in range(length):
-                                d = max(below[x * sa], low) * weights[x * sw]
-                                if top:
-                                    target[x * so] = max(target[x * so], abs(d))
+                            at[m] += index * strides[t, m, 4 + axis]
+                        if axis:
+                            rest //= sizes[t, axis]
+                    # Pieces of a row stay in the cache for all pairs of neurons.
+                    for x0 in range(0, length, PIECE):
+                        size = min(PIECE, length - x0)
+                        for k in range(uppers):
+                            total = z[at[2] + k * strides[t, 2, 2] + x0 * sz :]
+                            relevance = r[at[3] + k * strides[t, 3, 2] + x0 * sr :]
+                            if lowers > 1 and not top:
+                                some = none
+                                for x in range(size):
+                                    some = max(some, relevance[x * sr])
+                                if some == 0:
                                     continue
-                                d, arriving = d / total[x * sz] * scale, relevance[x * sr]
-                                if by_size:
-                                    d = abs(d)
-                                if reach:
-                                    target[x * so] |= arriving & (d >= cut)
-                                elif count:
-                                    target[x * so] += arriving if d >= cut else none
-                                else:
-                                    d = min(d, unit)  # rounding may have made more of it
-                                    if maximum:
-                                        e = d * arriving
-                                    elif minimum:
-                                        e = min(d, arriving)
-                                    else:  # d + r − 1, rounded once
-                                        e = min(d, arriving) - (unit - max(d, arriving))
-                                    target[x * so] = max(target[x * so], e)
+                            for j in range(lowers):
+                                below = a[at[0] + j * strides[t, 0, 3] + x0 * sa :]
+                                weights = w[at[1] + k * strides[t, 1, 2] + j * strides[t, 1, 3] + x0 * sw :]
+                                target = out[at[4] + k * strides[t, 4, 2] + j * strides[t, 4, 3] + x0 * so :]
+                                for x in range(size):
+                                    d = max(below[x * sa], low) * weights[x * sw]
+                                    if top:
+                                        target[x * so] = max(target[x * so], abs(d))
+                                        continue
+                                    d, arriving = d / total[x * sz] * scale, relevance[x * sr]
+                                    if by_size:
+                                        d = abs(d)
+                                    if reach:
+                                        target[x * so] |= arriving & (d >= cut)
+                                    elif count:
+                                        target[x * so] += arriving if d >= cut else none
+                                    else:
+                                        d = min(d, unit)  # rounding may have made more of it
+                                        if maximum:
+                                            e = d * arriving
+                                        elif minimum:
+                                            e = min(d, arriving)
+                                        else:  # d + r − 1, rounded once
+                                            e = min(d, arriving) - (unit - max(d, arriving))
+                                        target[x * so] = max(target[x * so], e)
 
     return loop
