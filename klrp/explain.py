@@ -160,9 +160,9 @@ def kernel_for(
 ) -> dict[str, str]:
     """Which kernel each step would get from klrp.explain with the same arguments: {step: kernel}.
 
-    ``"gradient"``, ``"lists"``, ``"norms"`` (Boolean without Numba) and ``"blocked"`` (any semiring) are kernels;
-    the ``why`` of the last two says what keeps the layer from a faster one. ``"move"`` is no kernel: relevance
-    only moves. The errors are those of klrp.explain.
+    ``"gradient"``, ``"lists"``, ``"loops"`` (of few pairs for a neuron), ``"norms"`` (Boolean without Numba) and
+    ``"blocked"`` (any semiring) are kernels; the ``why`` of the last three says what keeps the layer from a faster
+    one. ``"move"`` is no kernel: relevance only moves. The errors are those of klrp.explain.
 
     Example:
         >>> klrp.kernel_for(torch.nn.Linear(3, 2), torch.rand(5, 3), semiring="boolean")

@@ -95,12 +95,12 @@ class PartShares:
             return z
         return torch.where(z.abs() < torch.finfo(z.dtype).tiny, torch.inf, z)
 
-    def single(self, outer: Map = same) -> tuple[Read, Map]:
-        """What is read as α(a), and ω, where there is one pair and one input, for a kernel that applies
-        ``outer`` itself: maps that are nothing but that are left out."""
-        ((alpha, omega),), (read,) = self.pairs, self.reads
-        applied = (same, outer)
-        return read if alpha in applied else Read(alpha(read.activations)), same if omega in applied else omega
+    def single(self, outer: Map = same) -> tuple[tuple[Read, ...], Map]:
+        """What is read as α(a) of each input, and ω, where there is one pair, for a kernel that applies ``outer``
+        itself: maps that are nothing but that are left out."""
+        ((alpha, omega),), applied = self.pairs, (same, outer)
+        reads = self.reads if alpha in applied else tuple(Read(alpha(read.activations)) for read in self.reads)
+        return reads, same if omega in applied else omega
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,12 @@ from klrp.shares import PartShares, Shares, shares_of
 __all__ = ["KERNELS", "Cache", "Kernel", "Task", "chosen", "contract", "edges", "only", "task_for"]
 
 
+# The semirings that compiled code knows, by their hints, and what it then does with a share d and R_k.
+REACH, COUNT, MAX, MINIMUM, BOUNDED = range(5)
+KINDS = {"any,and": REACH, "count": COUNT, "max,mul": MAX, "max,min": MINIMUM, "max,bounded": BOUNDED}
+EXACT = 2.0**53  # below it float64 holds every integer
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """All that a kernel may look at: the shares of a layer, Θ, the semiring, and how much memory there is.
@@ -87,7 +93,7 @@ class Kernel(str):
 
 
 def chosen(task: Task) -> Kernel:
-    """Which kernel a task gets, by the name that users know: "gradient", "lists", "norms" or "blocked"."""
+    """Which kernel a task gets, by the name that users know: "gradient", "lists", "loops", "norms" or "blocked"."""
     if task.theta.fit:
         task = replace(task, theta=at_least(torch.ones(task.layer.output[0])))
     kernel, why = first(task)
@@ -122,7 +128,7 @@ _ONLY: ContextVar[frozenset[str] | None] = ContextVar("only", default=None)
 
 @contextmanager
 def only(*names: str) -> Iterator[None]:
-    """Inside, in this thread, only the kernels of these names work: "gradient", "lists", "norms", "blocked".
+    """Inside, in this thread, only the kernels of these names work: "gradient", "lists", "loops", "norms", "blocked".
 
     A task that none of them takes is a KlrpError.
 
@@ -162,12 +168,15 @@ def unknown(semiring: Semiring) -> str:
     return f"none is known for the semiring {semiring.name}"
 
 
-def single_product_objection(task: Task, cuts: bool) -> str:
-    """Why the loop over the edges cannot do with one product each; empty if it can.
+def single_product_objection(task: Task) -> str:
+    """Why a loop over the edges cannot do with one product each, for the semirings of KINDS; empty if it can.
 
-    With ``cuts`` shares are compared with a threshold, otherwise they are in [0, 1] and Θ is the identity.
+    Shares are compared with a threshold, or they are in [0, 1] and Θ is the identity.
     """
-    form, cut = task.theta.form
+    kind = KINDS.get(task.semiring.fused)
+    if kind is None or task.semiring.shape:
+        return unknown(task.semiring)
+    cuts, (form, cut) = kind in (REACH, COUNT), task.theta.form
     forms = ("threshold", "magnitude", "positive") if cuts else ("identity",)
     if form not in forms:
         return f"with {task.semiring.name} there is one for Θ = {' or '.join(forms)}"
@@ -180,14 +189,28 @@ def single_product_objection(task: Task, cuts: bool) -> str:
     return ""
 
 
+def compiled_objection(device: torch.device) -> str:
+    """Why compiled code does not run there; empty if it does."""
+    if not threads.AVAILABLE:
+        return "Numba is not installed (pip install klrp[fast])"
+    return "" if device.type == "cpu" else f"it is compiled for the CPU, not for {device.type}"
+
+
+def inexact(r: Tensor, found: Tensor) -> bool:
+    """Whether R_k are integers, and ``found`` holds some that float64 does not hold exactly."""
+    whole = not (r.is_floating_point() or r.dtype == torch.bool)
+    return whole and bool(found.numel()) and float(found.amax()) >= EXACT
+
+
 def broadcast_samples(values: Tensor, map: Tensor) -> Tensor:
     """One value for each sample [N] as [N, 1, ...], in the precision of a map [N, ...]."""
     return values.to(map.dtype).reshape(-1, *(1,) * (map.ndim - 1))
 
 
 def largest(part: PartShares, memory: int, cache: Cache | None = None) -> Tensor:
-    """max_j Σ_t α_t(a_j) ω_t(w_jk) [N, *output], the denominator of some rules, by lists where they can."""
+    """max_j Σ_t α_t(a_j) ω_t(w_jk) [N, *output], the denominator of some rules, by the fastest that can."""
     found = lists.largest(part, cache) if lists in _allowed() else None
+    found = loops.largest(part) if found is None and loops in _allowed() else found
     return blocked.largest(part, memory) if found is None else found
 
 
@@ -214,7 +237,7 @@ def _none_left(why: str) -> KlrpError:
     return KlrpError.value(f"only: none of the kernels {', '.join(_ONLY.get() or ())} takes this layer: {why}.")
 
 
-from klrp.kernels import blocked, gradient, lists, pnorm, transport  # noqa: E402  they import what stands above
+from klrp.kernels import blocked, gradient, lists, loops, pnorm, threads, transport  # noqa: E402  they import what stands above
 
 # The first without an objection works: the fast ones before the others.
-KERNELS = (gradient, transport, lists, pnorm, blocked)
+KERNELS = (gradient, transport, lists, loops, pnorm, blocked)

@@ -39,7 +39,7 @@ def why_not(task: Task) -> str:
     layer, semiring = task.layer, task.semiring
     if semiring.fused != "any,and" or semiring.shape:
         return unknown(semiring)
-    if why := single_product_objection(task, cuts=True):
+    if why := single_product_objection(task):
         return why
     if layer.weights_per_sample:
         return "its weights depend on the sample"
@@ -54,7 +54,7 @@ def why_not(task: Task) -> str:
 def contract(task: Task, r: Tensor) -> list[Tensor]:
     """Whether a share of j in a relevant neuron satisfies Θ [N, *input], for R_k [N, *output]."""
     (part,), (form, cut) = task.shares.parts, task.theta.form
-    (read, omega), relevant = part.single(), r.bool()
+    ((read,), omega), relevant = part.single(), r.bool()
     w, cuts = omega(part.layer.weights[0]), torch.as_tensor(cut, device=r.device).expand(len(r))
     a, s = read.activations, torch.where(relevant, part.scale / part.denominator, 0)
     result = torch.zeros(a.shape, dtype=torch.bool, device=a.device)

@@ -164,7 +164,7 @@ class _Recorder(TorchFunctionMode):
         if name in taken_apart.FUNCTIONS:
             with self:
                 return taken_apart.FUNCTIONS[name](*args, **kwargs)
-        moved = taken_apart.over_first(func, name, args, kwargs)
+        moved = taken_apart.rewritten(func, name, args, kwargs)
         if moved is not None:
             with self:
                 return moved()

@@ -100,8 +100,24 @@ def _glu(input, dim=-1):
     return signal * gate.sigmoid()
 
 
-def over_first(function: Callable, name: str, args: tuple, kwargs: dict) -> Callable | None:
-    """A mean, sum or extreme over the first axis as one over the last, None if it is no such thing.
+def rewritten(function: Callable, name: str, args: tuple, kwargs: dict) -> Callable | None:
+    """The same call of a function in a form that its builder knows, None if it is in one."""
+    return _over_last(function, name, args, kwargs) or _expanded(function, name, args)
+
+
+def _expanded(function: Callable, name: str, args: tuple) -> Callable | None:
+    """A product of matrices that are as many in both factors, where one is the same for several heads."""
+    if name != "matmul" or not all(isinstance(x, Tensor) and x.ndim > 2 for x in args) or len(args) != 2:
+        return None
+    a, b = args
+    if a.shape[:-2] == b.shape[:-2] or a.shape[0] != b.shape[0] or a.ndim != b.ndim:
+        return None
+    between = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return lambda: function(*(x.expand(*between, -1, -1) for x in args))
+
+
+def _over_last(function: Callable, name: str, args: tuple, kwargs: dict) -> Callable | None:
+    """A mean, sum or extreme over the first axis as one over the last.
 
     Of a stack, as of an ensemble's answers, the first axis is not that of the samples: once it has been moved, that shows.
     """
@@ -170,6 +186,21 @@ def _named_cell(cell: Callable) -> Callable:
     return run
 
 
+def _fold(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+    """Overlapping patches [N, C K, L], added up: a transposed convolution of each channel's places in the patch."""
+    if input.ndim != 3:
+        raise KlrpError.value("fold is explained for patches [N, C K, L]")
+    pairs = [(v, v) if isinstance(v, int) else tuple(v) for v in (output_size, kernel_size, dilation, padding, stride)]
+    axes = list(zip(*pairs, strict=True))
+    counts = [(o + 2 * p - d * (k - 1) - 1) // s + 1 for o, k, d, p, s in axes]
+    more = [o + 2 * p - d * (k - 1) - 1 - (n - 1) * s for (o, k, d, p, s), n in zip(axes, counts, strict=True)]
+    _, (high, wide), dilation, padding, stride = pairs
+    channels = input.shape[1] // (high * wide)
+    places = torch.eye(high * wide, dtype=input.dtype, device=input.device).reshape(-1, 1, high, wide)
+    weight, patches = places.repeat(channels, 1, 1, 1), input.unflatten(2, counts)
+    return F.conv_transpose2d(patches, weight, None, stride, padding, more, channels, dilation)
+
+
 def _recurrent(cell: Callable) -> Callable:
     """A recurrent network of several layers and directions, unrolled over time; hidden states are named ".0@t5"."""
 
@@ -228,7 +259,7 @@ _CELLS = {
 FUNCTIONS: dict[str, Callable] = {
     "embedding_bag": _embedding_bag, "addmm": _addmm, "addcmul": _addcmul, "baddbmm": _addmm, "einsum": _einsum, "glu": _glu,
     "scaled_dot_product_attention": _attention, "normalize": _normalize, "local_response_norm": _local_response_norm,
-    "interpolate": _interpolate, "upsample": _interpolate,
+    "interpolate": _interpolate, "upsample": _interpolate, "fold": _fold,
     **{f"{name}_cell": _named_cell(cell) for name, cell in _CELLS.items()},
     **{name: _recurrent(cell) for name, cell in _CELLS.items()},
 }  # fmt: skip

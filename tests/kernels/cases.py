@@ -41,6 +41,16 @@ NETS = {
     ),
     "wide kernel": ((2, 5, 11, 7), lambda: [nn.Conv2d(5, 17, 7, padding=3), nn.GELU()]),
     "depthwise": ((2, 7, 7, 5), lambda: [nn.Conv2d(7, 7, 3, groups=7), nn.ReLU(), nn.MaxPool2d(2)]),
+    "many groups": (  # side by side in memory, where rows of positions are short
+        (2, 17, 13, 11),
+        lambda: [
+            nn.Conv2d(17, 34, 3, stride=2, padding=1, groups=17),
+            nn.SiLU(),
+            nn.Conv2d(34, 34, 5, padding=4, dilation=2, groups=34),
+            nn.ReLU(),
+        ],
+    ),
+    "long rows": ((2, 3, 5, 37), lambda: [nn.Conv2d(3, 6, (1, 3), padding=(0, 1), groups=3), nn.ReLU()]),
     "one axis": ((3, 5, 13), lambda: [nn.Conv1d(5, 11, 3, stride=2, padding="valid"), nn.SiLU()]),
     "same": ((3, 5, 6), lambda: [nn.Conv1d(5, 11, 4, padding="same"), nn.ReLU()]),
     "pools": ((2, 3, 11, 13), lambda: [nn.Conv2d(3, 5, 3), nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 1)]),

@@ -6,9 +6,8 @@ from cases import network
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import blocked, lists, only, task_for
+from klrp.kernels import blocked, lists, loops, only, task_for, threads
 from klrp.kernels.blocks import sample_chunks, tiles
-from klrp.kernels.lists import threads
 from klrp.network.layers import Linear, Read
 
 PAIR = klrp.Semiring(
@@ -68,7 +67,7 @@ def test_the_largest_products_are_those_of_the_lists_bit_for_bit(name, dtype):
     settings = (operation, rules.max_share(), [Read(x)], conversions.identity(), klrp.VITERBI)
     (part,) = task_for(*settings, 1 << 20).shares.parts
     expected = blocked.largest(part, 1000)
-    assert torch.equal(lists.largest(part, None), expected)
+    assert torch.equal(lists.largest(part, None), expected) and torch.equal(loops.largest(part), expected)
     assert torch.equal(part.z, expected) and float(part.z.amax()) > 0
     wanted = torch.rand(expected.shape) > 0.5
     assert torch.equal(lists.largest(part, None, wanted), torch.where(wanted, expected, 0))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from cases import LAYER_SETTINGS, conv, run
 
-from klrp.kernels import Cache
-from klrp.kernels.lists import pack, threads
+from klrp.kernels import Cache, threads
+from klrp.kernels.lists import pack
 from klrp.network.layers import Linear
 
 

@@ -10,8 +10,7 @@ from torch import nn
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import Kernel, gradient, only, task_for
-from klrp.kernels.lists import threads
+from klrp.kernels import Kernel, gradient, only, task_for, threads
 from klrp.network.layers import Linear, Read
 
 numba = pytest.mark.skipif(not threads.AVAILABLE, reason="Numba is not installed")

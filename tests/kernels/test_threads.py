@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import LAYER_SETTINGS, conv, explain, network, run
 
-from klrp.kernels.lists import threads
+from klrp.kernels import threads
 
 needs_numba = pytest.mark.skipif(not threads.AVAILABLE, reason="Numba is not installed")
 

@@ -8,8 +8,7 @@ from torch import nn
 
 import klrp
 from klrp import conversions, rules
-from klrp.kernels import only, transport
-from klrp.kernels.lists import threads
+from klrp.kernels import only, threads, transport
 
 
 @pytest.mark.parametrize("rule", [rules.zplus(), rules.flat(), rules.max_share(), rules.wsquare()], ids=str)

@@ -228,6 +228,13 @@ WITH_AXES = {
         lambda n, x: n.fc(torch.einsum("nchw,hcd->nhwd", x, n.m.weight.reshape(5, 3, 4)).mean((1, 2))),
         m=nn.Linear(12, 5), fc=nn.Linear(4, 3),
     ),
+    "heads that share their values": lambda: graph(
+        lambda n, x: n.fc(((x @ x.mT).softmax(3) @ n.v(x[:, :1])).mean((1, 2))), v=nn.Linear(7, 4), fc=nn.Linear(4, 3)
+    ),
+    "patches that overlap, added up": lambda: graph(
+        lambda n, x: n.fc(F.fold(F.unfold(x, (3, 2), (1, 2), (1, 0), 2), (5, 7), (3, 2), (1, 2), (1, 0), 2).mean((2, 3))),
+        fc=nn.Linear(3, 4),
+    ),
     "einsum, the constant first": lambda: graph(
         lambda n, x: n.fc(torch.einsum("wd,nchw->ncd", n.m.weight, x).mean(1)), m=nn.Linear(4, 7), fc=nn.Linear(4, 3)
     ),

@@ -13,7 +13,7 @@ from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 4060, 7820
+CORE_LINES, PACKAGE_LINES = 4090, 8060
 LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
@@ -25,8 +25,8 @@ network.capture network.naming network.steps network.rearranging network.registe
 composites.assignment composites.presets composites shares
 """.split()
 FROM_KERNELS_ON = """
-kernels kernels.cache kernels.blocks kernels.blocked kernels.gradient kernels.transport kernels.pnorm
-kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build kernels.lists.pack kernels.lists.walk
+kernels kernels.threads kernels.cache kernels.blocks kernels.blocked kernels.gradient kernels.transport kernels.pnorm
+kernels.loops kernels.lists kernels.lists.layout kernels.lists.build kernels.lists.pack kernels.lists.walk
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
@@ -81,7 +81,7 @@ def test_a_module_imports_only_from_those_before_it(name, tree):
             assert inside or ORDER.index(found) < ORDER.index(name), f"{name} imports {target}"
 
 
-KERNELS = {"blocked", "gradient", "transport", "pnorm", "lists"}
+KERNELS = {"blocked", "gradient", "transport", "pnorm", "lists", "loops"}
 
 
 @pytest.mark.parametrize("name, tree", list(modules()), ids=lambda v: v if isinstance(v, str) else "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import klrp
-from klrp.kernels.lists import threads
+from klrp.kernels import threads
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = ["--network", "mlp", "--batch", "2", "--rounds", "1", "--threads", "1"]

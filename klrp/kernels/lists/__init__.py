@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import Task, single_product_objection, unknown
+from klrp.kernels import COUNT, KINDS, MAX, REACH, Task, compiled_objection, inexact, single_product_objection, threads
 from klrp.kernels.cache import Cache
-from klrp.kernels.lists import layout, threads, walk
-from klrp.kernels.lists.build import BOUNDED, COUNT, MAX, MINIMUM, REACH, Lists, sparse_lists
+from klrp.kernels.lists import layout, walk
+from klrp.kernels.lists.build import Lists, sparse_lists
 from klrp.kernels.lists.pack import Weights, packed
 from klrp.network.layers import Layer, Linear, Read
 from klrp.rules import Map
@@ -29,10 +29,6 @@ from klrp.shares import PartShares
 
 NAME = "lists"
 
-# Below it float64 holds every integer.
-EXACT = 2.0**53
-# What a semiring's hint is called, and what the walk then does.
-KINDS = {"any,and": REACH, "count": COUNT, "max,mul": MAX, "max,min": MINIMUM, "max,bounded": BOUNDED}
 # Fewer samples, and one more for each 2^20 weights, use a dense matrix too little to pay for another copy of it, or for
 # a look at its largest entries. Measured for Boolean and Viterbi: with 1024 x 1024 weights 8 samples take 1.6 and 3.8
 # ms without and 4.7 and 9.1 with them, 32 take 4.4 and 14 or 6 and 12; with 4096 x 4096 they pay from 32 on.
@@ -43,24 +39,18 @@ ROOM = 2.0**26
 
 def why_not(task: Task) -> str:
     """Why it cannot take this task."""
-    kind = KINDS.get(task.semiring.fused)
-    if kind is None or task.semiring.shape:
-        return unknown(task.semiring)
-    return single_product_objection(task, cuts=kind in (REACH, COUNT)) or _machine_objection(task.layer, task.device)
+    return single_product_objection(task) or _machine_objection(task.layer, task.device)
 
 
 def contract(task: Task, r: Tensor) -> list[Tensor] | None:
     """R_j [N, *input] from R_k [N, *output]; None where they leave what it computes exactly: integers above 2^53, and
     quotients of numbers that are very small or large."""
     kind = KINDS[task.semiring.fused]
-    whole = not (r.is_floating_point() or r.dtype == torch.bool)
-    if whole and r.numel() and int(r.amax()) >= EXACT:
+    if inexact(r, r):
         return None
     with threads.torch_on_one_thread():
         passed = (_cut if kind in (REACH, COUNT) else _best)(task, kind, r)
-        if passed is None or (whole and passed.numel() and float(passed.amax()) >= EXACT):
-            return None
-        return [passed.to(r.dtype)]
+        return None if passed is None or inexact(r, passed) else [passed.to(r.dtype)]
 
 
 def largest(part: PartShares, cache: Cache | None, wanted: Tensor | None = None) -> Tensor | None:
@@ -72,7 +62,7 @@ def largest(part: PartShares, cache: Cache | None, wanted: Tensor | None = None)
     layer = part.layer
     if len(part.pairs) != 1 or len(part.reads) != 1 or _machine_objection(layer, layer.weights[0].device):
         return None
-    read, omega = part.single(torch.abs)
+    (read,), omega = part.single(torch.abs)
     x, weight = layout.channels_last(layer, read.activations.abs()), layer.weights[0]
     if wanted is None:
         wanted = torch.ones(layer.output, dtype=torch.bool)
@@ -97,11 +87,7 @@ def _machine_objection(layer: Layer, device: torch.device) -> str:
         return "the layer has no neurons"
     if layer.weights_per_sample:
         return layout.layer_objection(layer)
-    if not threads.AVAILABLE:
-        return "Numba is not installed (pip install klrp[fast])"
-    if device.type != "cpu":
-        return f"it is compiled for the CPU, not for {device.type}"
-    return layout.layer_objection(layer)
+    return compiled_objection(device) or layout.layer_objection(layer)
 
 
 def _few(at: Tensor, w: Tensor) -> bool:
@@ -112,7 +98,7 @@ def _few(at: Tensor, w: Tensor) -> bool:
 def _best(task: Task, kind: int, r: Tensor) -> Tensor | None:
     """max over the relevant edges; the shares are in [0, 1], so that their signs do not matter."""
     (part,) = task.shares.parts
-    read, omega = part.single(torch.abs)
+    (read,), omega = part.single(torch.abs)
     z = _z(task, r)
     r = r.to(torch.promote_types(r.dtype, z.dtype))
     weights = _weights(task, read, omega)
@@ -127,7 +113,7 @@ def _best(task: Task, kind: int, r: Tensor) -> Tensor | None:
 def _cut(task: Task, kind: int, r: Tensor) -> Tensor | None:
     """⊕ over the edges whose share reaches the threshold, of ⊤ or of R_k."""
     (part,), (form, cut) = task.shares.parts, task.theta.form
-    whether, (read, omega) = kind == REACH, part.single()
+    whether, ((read,), omega) = kind == REACH, part.single()
     z = _z(task, r)
     margin = task.rule.margin(z)
     if form == "magnitude":

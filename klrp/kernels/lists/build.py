@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels.lists.threads import flat, parallel_for
+from klrp.kernels import BOUNDED, COUNT, MAX, MINIMUM
+from klrp.kernels.threads import flat, parallel_for
 
 # Neurons that are sorted at once: 128 KB of float32, and as much again for their levels and positions, stay in L2.
 STRIP = 1 << 15
 LEVELS = 64  # half octaves below the largest key of a strip: the last one takes what lies below 2^-32 of it
-REACH, MAX, COUNT, MINIMUM, BOUNDED = range(5)
 
 
 class Lists(NamedTuple):

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from klrp.network.layers import Conv, Layer, Linear, Windows
 
+# Channels on one side of a pointwise convolution for which a plain loop takes as long as to make and walk lists of which
+# half are empty. With 24 channels to 144 it takes a third of the time of full lists, with 160 to 960 twice as long.
+FEW = 48
 POINT = Windows((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))
 
 
@@ -30,8 +33,12 @@ def layer_objection(layer: Layer) -> str:
         return "only linear layers and convolutions have one"
     if len(layer.windows.kernel) > 2:
         return "the convolution has three axes"
-    if layer.weights[0].shape[1] < 4 <= layer.groups:
+    (uppers, lowers, *kernel), groups = layer.weights[0].shape, layer.groups
+    if lowers <= 4 <= groups:
         return "a depthwise convolution has too few channels side by side"
+    point = math.prod(kernel) == max(layer.windows.stride) == 1
+    if point and min(uppers // groups, lowers) <= FEW <= math.prod(layer.output[2:]):
+        return "a pointwise convolution has too few channels on one side"
     return ""
 
 

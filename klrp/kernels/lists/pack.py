@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from klrp.kernels.cache import Cache
-from klrp.kernels.lists.threads import FAST, flat, parallel_for
+from klrp.kernels.threads import FAST, flat, parallel_for
 from klrp.rules import Map
 
 NARROW, WIDE = 16, 64  # target channels side by side: one and four vector registers of AVX-512

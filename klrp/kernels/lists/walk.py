@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels.lists.build import BOUNDED, COUNT, MAX, MINIMUM, REACH, Lists
+from klrp.kernels import BOUNDED, COUNT, MAX, MINIMUM, REACH
+from klrp.kernels.lists.build import Lists
 from klrp.kernels.lists.pack import Weights
-from klrp.kernels.lists.threads import FAST, flat, parallel_for
+from klrp.kernels.threads import FAST, flat, parallel_for
 
 # Positions whose channels are gathered at once where channels do not lie side by side in memory: 256 positions of
 # 64 channels are 64 KB of float32.

@@ -1,0 +1,247 @@
+"""The kernel of plain loops: one product, one quotient and one comparison for every pair, compiled.
+
+It is for layers with few pairs for each neuron, or with weights of each sample's own, where sparse lists do not pay:
+depthwise convolutions, gates, products of matrices, sums, pools. For a sample and a group
+
+    tap by tap, upper neuron k by upper neuron k
+        row of positions of it          z_k ± ε and R_k side by side; left out where there is no relevance
+            lower neuron j              its row of R_j is joined with Θ(a_j w_jk / (z_k ± ε)) ⊗ R_k, in place
+
+A share is rounded as the generic kernel rounds it, so that a threshold cuts the same pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from klrp.kernels import (
+    COUNT,
+    KINDS,
+    MAX,
+    MINIMUM,
+    REACH,
+    Task,
+    compiled_objection,
+    inexact,
+    single_product_objection,
+    threads,
+)
+from klrp.network.layers import Conv, Layer, Read, Tap
+from klrp.rules import same
+from klrp.shares import PartShares
+
+NAME = "loops"
+
+TOP = -1  # the kind of ``largest``
+PIECE = 512  # positions of a row at once
+SOME = 8  # neurons of the target that are a task, where there are no groups
+BLOCK, SHORT, FEW = 64, 32, 16  # groups side by side in a row; rows of positions and of groups that are too short
+
+
+def why_not(task: Task) -> str:
+    """Why it cannot take this task."""
+    return single_product_objection(task) or compiled_objection(task.device)
+
+
+def contract(task: Task, r: Tensor) -> list[Tensor] | None:
+    """R_j [N, *input] for each input of the layer, from R_k [N, *output]; None for integers from 2^53 up."""
+    kind, (form, cut), (part,) = KINDS[task.semiring.fused], task.theta.form, task.shares.parts
+    if inexact(r, r):
+        return None
+    z, by_size = part.denominator, kind not in (REACH, COUNT) or form == "magnitude"
+    arriving = r if kind == REACH else r.to(torch.float64 if kind == COUNT else torch.promote_types(r.dtype, z.dtype))
+    # In place of d > 0: the least number above 0.
+    cuts = torch.nextafter(*z.new_tensor([0, 1])) if form == "positive" else torch.as_tensor(cut, dtype=z.dtype)
+    cuts = cuts.expand(len(z))
+    passed = []
+    with threads.torch_on_one_thread():
+        for shape, (taps, read, w) in zip(task.layer.inputs, _sources(part, by_size), strict=True):
+            below = torch.zeros(shape, dtype=arriving.dtype)
+            maps = _arranged(task.layer, (read.value, w, z, arriving, below))
+            _run(kind, by_size, taps, maps, read.relu, cuts, part.scale)
+            below = maps[-1]
+            passed.append(below.clamp_(max=torch.finfo(below.dtype).max) if kind == COUNT else below)
+        return None if any(inexact(r, below) for below in passed) else [below.to(r.dtype) for below in passed]
+
+
+def largest(part: PartShares) -> Tensor | None:
+    """max_j |α(a_j) ω(w_jk)| over the connected pairs [N, *output]; None where there is no such loop."""
+    if len(part.pairs) != 1 or compiled_objection(part.layer.weights[0].device):
+        return None
+    z = part.reads[0].value.new_zeros(part.layer.output)
+    with threads.torch_on_one_thread():
+        for taps, read, w in _sources(part, True):
+            a, w, z = _arranged(part.layer, (read.value, w, z))
+            _run(TOP, True, taps, (a, w, z, z, z), read.relu, z.new_zeros(len(z)))
+    return z
+
+
+def _sources(part: PartShares, by_size: bool) -> Iterator[tuple[list[Tap], Read, Tensor]]:
+    """For each input of the layer its taps, what is read of it, and ω(w); |·| is left to the loop."""
+    layer, (reads, omega) = part.layer, part.single(torch.abs if by_size else same)
+    for source, (read, w) in enumerate(zip(reads, layer.weights, strict=True)):
+        yield [tap for tap in layer.taps() if tap.source == source], read, omega(w)
+
+
+def _run(
+    kind: int, by_size: bool, taps: list[Tap], maps: Sequence[Tensor], relu: bool, cuts: Tensor, scale: float = 1.0
+) -> None:
+    """Join Θ(d_jk) ⊗ R_k to R_j, for the maps a, w, z ± ε, R_k and R_j; with TOP, |a_j w_jk| to z_k, the last of them.
+
+    With ``relu`` a is what is positive of the first map; ``by_size`` takes |d|.
+    """
+    if not taps:
+        return
+    views = [_views(tap, maps, kind == TOP) for tap in taps]
+    sizes, strides, starts = _layout(views)
+    steps = strides[sizes[:, -1] > 1, :, -1]
+    even = next((s for s in (0, 1) if (steps == (1, s, 1, 1, 1)).all()), -1)
+    arrays = [_memory(view) for view in views[0]]
+    samples, groups, uppers, lowers = views[0][0].shape[:4]
+    number = arrays[2].dtype.type
+    threads.parallel_for(
+        _looper(kind, by_size, even), samples * groups, (groups, uppers, lowers), sizes, strides, starts,
+        *arrays, number(0 if relu else -np.inf), cuts.numpy(), number(scale),
+    )  # fmt: skip
+
+
+def _arranged(layer: Layer, maps: tuple[Tensor, ...]) -> list[Tensor]:
+    """The maps a, w, ... of a layer. Those of a convolution have their positions side by side in memory, or where many
+    groups have short rows of positions, or rows with gaps, the groups."""
+    if not isinstance(layer, Conv):
+        return list(maps)
+    if layer.groups < FEW or layer.output[-1] >= SHORT and layer.windows.stride[-1] == 1:
+        return [x.contiguous() for x in maps]
+    axes = (0 if x is maps[1] else 1 for x in maps)
+    return [x.movedim(axis, -1).contiguous().movedim(-1, axis) for axis, x in zip(axes, maps, strict=True)]
+
+
+def _views(tap: Tap, maps: Sequence[Tensor], upwards: bool) -> list[Tensor]:
+    """a, w, z, R_k and the target as the tap sees them, all [N, G, K, J, *P]; a layer with several taps must give
+    views of its maps, no copies."""
+    a, w, z, r, target = maps
+    to = tap.upper(target).unsqueeze(3) if upwards else tap.lower(target).unsqueeze(2)
+    views = [tap.lower(a).unsqueeze(2), tap.weight(w), tap.upper(z).unsqueeze(3), tap.upper(r).unsqueeze(3), to]
+    shape = torch.broadcast_shapes(*(v.shape for v in views))
+    views = [v.expand(shape) for v in views]
+    if to.stride(1) == 1 < to.shape[1]:  # then a row is a block of groups
+        block = max(size for size in range(1, BLOCK + 1) if shape[1] % size == 0)
+        return [v.unflatten(1, (-1, shape[1] if block < FEW else block)).movedim(2, -1) for v in views]
+    axis = 2 if upwards else 3
+    if shape[1] == 1 < shape[axis]:  # then some neurons of the target are a group
+        size = max(size for size in range(1, min(shape[axis], SOME + 1)) if shape[axis] % size == 0)
+        return [v.squeeze(1).unflatten(axis - 1, (-1, size)).movedim(axis - 1, 1) for v in views]
+    # Where all neurons are positions, each first index of them is a group by itself: work for another thread.
+    if shape[1:4] == (1, 1, 1) and len(shape) > 4 and to.shape[4] == shape[4] == target.shape[1]:
+        views = [v.transpose(1, 4) for v in views]
+    return views
+
+
+def _layout(views: list[list[Tensor]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each tap the sizes of its axes of positions [taps, axes], the strides of each view [taps, 5, 4 + axes], and
+    where it begins [taps, 5]."""
+    sizes, strides = zip(*map(_joined, views), strict=True)
+    axes = max(map(len, sizes))
+    padded = [(*(1,) * (axes - len(s)), *s) for s in sizes]
+    steps = [[(*v[:4], *(0,) * (axes + 4 - len(v)), *v[4:]) for v in tap] for tap in strides]
+    return np.array(padded), np.array(steps), np.array([[v.storage_offset() for v in tap] for tap in views])
+
+
+def _joined(views: Sequence[Tensor]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """The sizes of the axes of positions, and each view's strides of all axes; axes whose positions lie one after the
+    other in every view are one axis."""
+    sizes, steps = [], []
+    for size, *step in zip(views[0].shape[4:], *(v.stride()[4:] for v in views), strict=True):
+        if sizes and steps[-1] == [size * s for s in step]:
+            sizes[-1], steps[-1] = sizes[-1] * size, step
+        elif size > 1:
+            sizes.append(size)
+            steps.append(step)
+    sizes, steps = sizes or [1], steps or [[0] * len(views)]
+    return sizes, [(*v.stride()[:4], *step) for v, step in zip(views, zip(*steps, strict=True), strict=True)]
+
+
+def _memory(x: Tensor) -> np.ndarray:
+    """All the memory behind a view; Booleans as bytes."""
+    dtype = torch.uint8 if x.dtype == torch.bool else x.dtype
+    return torch.empty(0, dtype=dtype).set_(x.detach().untyped_storage()).numpy()
+
+
+@cache
+def _looper(kind: int, by_size: bool, even: int) -> Callable:
+    """The compiled loop for one kind; ``even`` is the weights' stride along rows where that of all maps is 1, or −1."""
+    from numba import njit
+
+    # Constants of the compiled code: what does not belong to the kind is compiled away.
+    top, reach, count, maximum, minimum = (kind == k for k in (TOP, REACH, COUNT, MAX, MINIMUM))
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def loop(first, last, shape, sizes, strides, starts, a, w, z, r, out, low, cuts, scale):
+        groups, uppers, lowers = shape
+        taps, axes = sizes.shape
+        at = np.empty(5, np.int64)
+        unit, none = z.dtype.type(1), r.dtype.type(0)
+        for task in range(first, last):
+            n, g = task // groups, task % groups
+            cut = cuts[n]
+            for t in range(taps):
+                length, rows = sizes[t, axes - 1], 1
+                for axis in range(axes - 1):
+                    rows *= sizes[t, axis]
+                sa, sw, sz, sr, so = strides[t, :, axes + 3]
+                if even >= 0:
+                    sa, sw, sz, sr, so = 1, even, 1, 1, 1
+                for row in range(rows):
+                    rest = row
+                    for m in range(5):
+                        at[m] = starts[t, m] + n * strides[t, m, 0] + g * strides[t, m, 1]
+                    for axis in range(axes - 2, -1, -1):
+                        index = rest % sizes[t, axis] if axis else rest
+                        for m in range(5):
+                            at[m] += index * strides[t, m, 4 + axis]
+                        if axis:
+                            rest //= sizes[t, axis]
+                    # Pieces of a row stay in the cache for all pairs of neurons.
+                    for x0 in range(0, length, PIECE):
+                        size = min(PIECE, length - x0)
+                        for k in range(uppers):
+                            total = z[at[2] + k * strides[t, 2, 2] + x0 * sz :]
+                            relevance = r[at[3] + k * strides[t, 3, 2] + x0 * sr :]
+                            if lowers > 1 and not top:
+                                some = none
+                                for x in range(size):
+                                    some = max(some, relevance[x * sr])
+                                if some == 0:
+                                    continue
+                            for j in range(lowers):
+                                below = a[at[0] + j * strides[t, 0, 3] + x0 * sa :]
+                                weights = w[at[1] + k * strides[t, 1, 2] + j * strides[t, 1, 3] + x0 * sw :]
+                                target = out[at[4] + k * strides[t, 4, 2] + j * strides[t, 4, 3] + x0 * so :]
+                                for x in range(size):
+                                    d = max(below[x * sa], low) * weights[x * sw]
+                                    if top:
+                                        target[x * so] = max(target[x * so], abs(d))
+                                        continue
+                                    d, arriving = d / total[x * sz] * scale, relevance[x * sr]
+                                    if by_size:
+                                        d = abs(d)
+                                    if reach:
+                                        target[x * so] |= arriving & (d >= cut)
+                                    elif count:
+                                        target[x * so] += arriving if d >= cut else none
+                                    else:
+                                        d = min(d, unit)  # rounding may have made more of it
+                                        if maximum:
+                                            e = d * arriving
+                                        elif minimum:
+                                            e = min(d, arriving)
+                                        else:  # d + r − 1, rounded once
+                                            e = min(d, arriving) - (unit - max(d, arriving))
+                                        target[x * so] = max(target[x * so], e)
+
+    return loop
