@@ -228,9 +228,6 @@ WITH_AXES = {
         lambda n, x: n.fc(torch.einsum("nchw,hcd->nhwd", x, n.m.weight.reshape(5, 3, 4)).mean((1, 2))),
         m=nn.Linear(12, 5), fc=nn.Linear(4, 3),
     ),
-    "heads that share their values": lambda: graph(
-        lambda n, x: n.fc(((x @ x.mT).softmax(3) @ n.v(x[:, :1])).mean((1, 2))), v=nn.Linear(7, 4), fc=nn.Linear(4, 3)
-    ),
     "patches that overlap, added up": lambda: graph(
         lambda n, x: n.fc(F.fold(F.unfold(x, (3, 2), (1, 2), (1, 0), 2), (5, 7), (3, 2), (1, 2), (1, 0), 2).mean((2, 3))),
         fc=nn.Linear(3, 4),
@@ -266,3 +263,15 @@ def test_a_mean_over_the_samples_is_refused_wherever_they_are():
     for join in (lambda y: y.transpose(0, 1).mean(0), lambda y: y.mean((0, 1)), lambda y: y[0].mean(0)):
         with pytest.raises(klrp.KlrpError, match="sample"):
             klrp.explain(ensemble(lambda y, join=join: join(y) + torch.zeros(2, 3, 5, 7).double()), X)
+
+
+def test_heads_that_share_their_values():
+    def attend(n, x, expand):
+        values = n.v(x[:, :1])
+        return n.fc(((x @ x.mT).softmax(3) @ (values.expand(-1, 3, -1, -1) if expand else values)).mean((1, 2)))
+
+    layers = dict(v=nn.Linear(7, 4), fc=nn.Linear(4, 3))
+    shared, own = (graph(lambda n, x, e=e: attend(n, x, e), **layers) for e in (False, True))
+    for semiring in ("real", "boolean", "counting", "viterbi"):
+        found, expected = (klrp.explain(model, X, semiring=semiring) for model in (shared, own))
+        assert torch.equal(found.input, expected.input) and found.input.any()
