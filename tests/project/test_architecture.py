@@ -30,8 +30,8 @@ kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build ker
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
-data data.folders data.mnist data.photographs data.weights models
-plot plot.values plot.maps plot.lines plot.pictures experiments masks
+data data.folders data.mnist data.photographs data.grammar data.reviews data.weights models
+plot plot.values plot.maps plot.lines plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
 """.split()
