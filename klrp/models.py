@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from klrp.data import IMAGENETTE, Digits, load_weights
 from klrp.errors import KlrpError
+from klrp.sentences import glove, review_words, train_words, words  # noqa: F401  sentences have a module of their own
 
 # One pass over MNIST is 1875 steps, one over the embedded digits only 45.
 EPOCHS = {"mnist": 1, "sklearn-digits": 30}

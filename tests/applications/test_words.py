@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 import klrp
 from klrp import data, models, plot, semirings
@@ -109,3 +111,188 @@ def test_the_grammar_means_what_it_says():
             assert label == 1
         if last.endswith(" is boring") or last.endswith("is not great"):
             assert label == 0
+
+
+# --- networks --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def network(request):
+    """An untrained network whose weights are double, and its kind."""
+    return models.words(request.param, 12, seed=3).double().eval()
+
+
+@pytest.fixture(params=semirings.SEMIRINGS)
+def semiring(request):
+    return request.param
+
+
+def alone(tokens):
+    """Each sentence by itself, without padding."""
+    return [row[row != 0][None] for row in tokens]
+
+
+def test_a_batch_gives_what_each_sentence_gives_alone(network, semiring):
+    together = klrp.explain(network, TOKENS, semiring=semiring)
+    for i, row in enumerate(alone(TOKENS)):
+        single = klrp.explain(network, row, semiring=semiring)
+        torch.testing.assert_close(together.logits[i : i + 1], single.logits)
+        torch.testing.assert_close(together.input[i : i + 1, : row.shape[1]], single.input)
+
+
+def test_padding_is_no_neuron(network, semiring):
+    found = klrp.explain(network, TOKENS, semiring=semiring)
+    assert found.semiring.is_zero(found.input)[TOKENS == 0].all()
+    assert not found.semiring.is_zero(found.input)[TOKENS != 0].all()
+
+
+@pytest.mark.parametrize("rule", [klrp.rules.zplus(), klrp.rules.gamma(0.25), klrp.rules.alpha_beta(2, 1)], ids=repr)
+def test_padding_is_none_under_other_rules(network, rule):
+    found = klrp.explain(network, TOKENS, rule=rule)
+    assert (found.input[TOKENS == 0] == 0).all() and (found.input[TOKENS != 0] != 0).any()
+
+
+def test_batch_after_batch_reads_the_padding_anew(network):
+    many = klrp.explain_many(network, [TOKENS[:2], TOKENS[2:]], start="logit")
+    whole = klrp.explain(network, TOKENS, start="logit")
+    torch.testing.assert_close(torch.cat([r.input for r in many]), whole.input)
+
+
+def test_conservation_by_account(network):
+    for name, balance in klrp.explain(network, TOKENS, start="logit").conservation().items():
+        rest = balance.received - balance.passed - balance.bias - balance.stabiliser - balance.lost
+        assert rest.abs().max() < 1e-6, name
+
+
+def test_the_relevance_of_a_word_is_the_sum_over_its_vector(network):
+    found = klrp.explain(network, TOKENS, 1, rule=klrp.rules.lrp0(), start="logit")
+    network.embed.weight.requires_grad_()
+    rows = network.embed(TOKENS).detach()
+    if not isinstance(network, klrp.sentences.WordMean):
+        assert found["embed"].shape == rows.shape
+    torch.testing.assert_close(found["embed"].sum(2), found.input)
+
+
+def test_training_moves_a_copy_and_leaves_padding_at_zero(embedded):
+    reviews = data.reviews()
+    tokens, labels = reviews.train_tokens[:200], reviews.train_labels[:200]
+    start = models.words("mean", len(reviews.vocabulary))
+    before, state = start.embed.weight.detach().clone(), torch.get_rng_state()
+    trained = models.train_words(start, tokens, labels, epochs=2, progress=False)
+    again = models.train_words(start, tokens, labels, epochs=2, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(start.embed.weight, before) and not torch.equal(trained.embed.weight, before)
+    assert torch.equal(trained.embed.weight, again.embed.weight) and not trained.training
+    assert (trained.embed.weight[0] == 0).all()
+
+
+@pytest.mark.parametrize("kind, least", [("mean", 0.62), ("convolution", 0.95), ("attention", 0.95)])
+def test_networks_learn_the_grammar(embedded, kind, least):
+    reviews = data.reviews()
+    network = models.review_words(kind, reviews, progress=False)
+    assert right(network, reviews) > least
+
+
+def right(network, reviews):
+    return (network(reviews.test_tokens).argmax(1) == reviews.test_labels).double().mean()
+
+
+@needs_reviews
+@pytest.mark.parametrize("kind, least", [("mean", 0.74), ("convolution", 0.74), ("attention", 0.72)])
+def test_the_shipped_networks(kind, least, monkeypatch):
+    reviews = data.reviews()
+    network = models.review_words(kind, reviews)
+    assert right(network, reviews) > least
+    assert not any(p.requires_grad for p in network.parameters())
+    monkeypatch.setitem(klrp.sentences.SHIPPED, kind, ("no.safetensors", ""))
+    with pytest.raises(KlrpError, match=r"^review_words: there is no no\.safetensors"):
+        models.review_words(kind, reviews)
+
+
+def test_networks_say_what_does_not_fit(embedded):
+    labels = torch.zeros(4, dtype=torch.int64)
+    mean = models.words("mean", 12)
+    for wrong, message in [
+        (lambda: models.words("rnn"), "^words: kind is 'rnn'; expected one of mean, convolution, attention"),
+        (lambda: models.words("mean", 2), "^words: vocabulary is 2"),
+        (lambda: models.review_words("mean", [1]), "^review_words: reviews is a list"),
+        (lambda: models.train_words(mean, TOKENS.float(), labels), "^train_words: tokens are torch.float32"),
+        (lambda: models.train_words(mean, TOKENS, labels[:3]), r"^train_words: .*labels of shape \(3,\)"),
+        (lambda: models.train_words(mean, TOKENS, labels, lr=0), "^train_words: epochs=5, batch=32, lr=0"),
+        (lambda: models.words("attention", 12)(torch.ones(1, 65, dtype=torch.int64)), "^tokens: got 65 words"),
+    ]:
+        with pytest.raises(KlrpError, match=message):
+            wrong()
+
+
+def test_glove_reads_word_vectors(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("the 0.5 -1\ncafé 2e-1 3\n", "utf-8")
+    found = models.glove(path)
+    assert list(found) == ["the", "café"]
+    torch.testing.assert_close(found["café"], torch.tensor([0.2, 3.0]))
+    assert list(models.glove(path, {"the", "a"})) == ["the"]
+
+
+@pytest.mark.parametrize("line, expected", [
+    ("dull", "a word and its numbers"), ("dull 1", "a word and 2 numbers"), ("dull 1 2 3", "a word and 2 numbers"),
+    ("dull 1 x", "a word and its numbers"), ("dull 1 nan", "a word and its numbers"), ("", "a word and its numbers"),
+])  # fmt: skip
+def test_glove_names_a_malformed_line(tmp_path, line, expected):
+    path = tmp_path / "vectors.txt"
+    path.write_text(f"the 0.5 -1\n{line}\nfilm 1 2\n", "utf-8")
+    with pytest.raises(KlrpError, match=rf"^glove: line 2 of .*vectors\.txt is {line!r}; expected {expected}"):
+        models.glove(path)
+    with pytest.raises(KlrpError, match=r"^glove: .*missing\.txt cannot be read"):
+        models.glove(tmp_path / "missing.txt")
+
+
+# --- pictures --------------------------------------------------------------------------------------------
+
+
+def spans(found):
+    html = BeautifulSoup(found._repr_html_(), "html.parser")
+    return html, {s.get_text(): s["style"] for s in html.find_all("span")}
+
+
+def test_words_are_coloured_by_relevance():
+    found = plot.words(torch.tensor([-2.0, 2.0, 0.0]), ["not", "<bad>", "film"])
+    assert str(found) == repr(found) == "not −2  <bad> +2  film 0"
+    html, styles = spans(found)
+    assert "rgb(5,48,97);color:#fff" in styles["not"] and "rgb(103,0,31);color:#fff" in styles["<bad>"]
+    assert "rgb(255,255,255);color:#000" in styles["film"]
+    box = html.find(role="img")
+    assert box["aria-label"] == found.alt == "“not <bad> film”, most relevant for the class: <bad>; against it: not"
+    own = plot.words(torch.tensor([-2.0, 2.0]), ["not", "bad"], alt="A denial.", limit=4)
+    assert own.alt == "A denial." and "rgb(103,0,31)" not in own.html
+
+
+def test_sentences_stand_below_one_another_without_their_padding():
+    found = plot.words(torch.tensor([[1.0, 2.0], [3.0, 9.0]]), [["a", "b"], ["c"]], titles=["x", "y"])
+    assert str(found) == "x: a +1  b +2\ny: c +3"
+    html, styles = spans(found)
+    assert list(styles) == ["a", "b", "c"] and "rgb(103,0,31)" in styles["c"]
+
+
+def test_a_relevance_is_drawn_by_the_scores_of_its_semiring():
+    truth = SimpleNamespace(input=torch.tensor([[True, False]]), semiring=klrp.BOOLEAN)
+    assert str(plot.words(truth, ["a", "b"])) == "a +1  b 0"
+    cost = SimpleNamespace(input=torch.tensor([[1.0, torch.inf]]), semiring=klrp.TROPICAL)
+    assert str(plot.words(cost, ["a", "b"])) == "a +1  b 0"
+
+
+def test_the_words_most_for_and_most_against():
+    table = plot.word_table(["dull", "film", "funny"], [-2.0, 0.1, 1.5], 2)
+    assert table.rows == (("funny", 1.5, "dull", -2.0), ("film", 0.1, "film", 0.1))
+    with pytest.raises(KlrpError, match=r"^scores: got shape \(2,\) for 3 words"):
+        plot.word_table(["a", "b", "c"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("relevance, words, message", [
+    (torch.zeros(1), ["a", "b"], r"^words: got relevance of shape \(1, 1\), 1 sentences of up to 2 words"),
+    (torch.zeros(3, 2), [["a", "b"]], r"^words: got relevance of shape \(3, 2\), 1 sentences"),
+    (torch.zeros(0), [], "0 sentences"), (torch.tensor([torch.nan]), ["a"], "^words: got NaN"),
+])  # fmt: skip
+def test_words_that_do_not_fit(relevance, words, message):
+    with pytest.raises(KlrpError, match=message):
+        plot.words(relevance, words)

@@ -13,7 +13,7 @@ from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 3878, 7378
+CORE_LINES, PACKAGE_LINES = 3878, 7750
 LARGE = {"network.capture": 278}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
@@ -30,7 +30,7 @@ kernels.lists kernels.lists.threads kernels.lists.layout kernels.lists.build ker
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
-data data.folders data.mnist data.photographs data.grammar data.reviews data.weights models
+data data.folders data.mnist data.photographs data.grammar data.reviews data.weights sentences models
 plot plot.values plot.maps plot.lines plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
