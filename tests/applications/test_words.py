@@ -101,12 +101,14 @@ def test_encode_wants_words(embedded):
 
 
 def test_the_grammar_means_what_it_says():
-    """The last clause decides; a denial turns an adjective round; both sides have the same nouns."""
+    """The last clause decides, and a denial turns an adjective round."""
     written = sentences()
     assert written == sentences() and len(written) == 4000
     assert sum(label for _, label in written) == 2000
+    valence = klrp.data.grammar.valence()
+    assert valence["great"] == 1 and valence["fails"] == -1
     for text, label in written:
-        last = text.split(" but ")[-1]
+        last = text.split(" but ")[-1]  # of two clauses with "and" both are of one side
         if last.endswith(" is great") or last.endswith("is not boring"):
             assert label == 1
         if last.endswith(" is boring") or last.endswith("is not great"):
@@ -165,12 +167,11 @@ def test_conservation_by_account(network):
 
 
 def test_the_relevance_of_a_word_is_the_sum_over_its_vector(network):
-    found = klrp.explain(network, TOKENS, 1, rule=klrp.rules.lrp0(), start="logit")
-    network.embed.weight.requires_grad_()
-    rows = network.embed(TOKENS).detach()
-    if not isinstance(network, klrp.sentences.WordMean):
-        assert found["embed"].shape == rows.shape
+    found = klrp.explain(network, TOKENS, 1, start="logit")
+    assert found["embed"].shape == (*TOKENS.shape, 50)
     torch.testing.assert_close(found["embed"].sum(2), found.input)
+    best = klrp.explain(network, TOKENS, 1, semiring="viterbi")
+    torch.testing.assert_close(best["embed"].amax(2), best.input)
 
 
 def test_training_moves_a_copy_and_leaves_padding_at_zero(embedded):
