@@ -48,7 +48,9 @@ def sentences(n: int = SENTENCES, seed: int = 0) -> list[tuple[str, int]]:
 def valence() -> dict[str, float]:
     """The grammar's own opinion of its adjectives and verbs: −1 against the film, 1 for it."""
     sides = (-1.0, 1.0)
-    return {word: side for kind in (_ADJECTIVES, _VERBS) for words, side in zip(kind, sides, strict=True) for word in words}
+    return {
+        word: side for kind in (_ADJECTIVES, _VERBS) for words, side in zip(kind, sides, strict=True) for word in words
+    }
 
 
 def _sentence(draw: random.Random, side: int) -> str:

@@ -75,9 +75,7 @@ def words(
     lines = [_joined(html.escape(t), _coloured(row, end)) for t, row in zip(titles, pairs, strict=True)]
     body = "".join(f'<div style="margin:0.2em 0;line-height:1.9">{line}</div>' for line in lines)
     # role and label: a screen reader reads the text that says what the colours say.
-    return Sentences(
-        text, alt, f'<div role="img" aria-label="{html.escape(alt)}" title="{html.escape(alt)}">{body}</div>'
-    )
+    return Sentences(text, alt, f'<div role="img" aria-label="{html.escape(alt)}">{body}</div>')
 
 
 def word_table(words: Sequence[str], scores: Any, n: int = 10) -> Table:
