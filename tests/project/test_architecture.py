@@ -13,7 +13,7 @@ from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 4090, 8060
+CORE_LINES, PACKAGE_LINES = 4100, 8450
 LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
@@ -30,9 +30,9 @@ kernels.loops kernels.lists kernels.lists.layout kernels.lists.build kernels.lis
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
-data data.folders data.mnist data.photographs data.weights
-models models.training models.shipped models.digits models.photographs
-plot plot.values plot.maps plot.lines plot.pictures experiments masks
+data data.folders data.mnist data.photographs data.grammar data.reviews data.weights
+models models.training models.shipped models.digits models.photographs models.sentences
+plot plot.values plot.maps plot.lines plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
 """.split()
