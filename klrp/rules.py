@@ -285,7 +285,8 @@ def half(by: Rule | None = None) -> Rule:
 def identity() -> Rule:
     """For a normalisation: relevance passes unchanged, R_j = R_k for j = k (Achtibat et al. 2024).
 
-    So it does without a rule: J neurons have J edges, in every semiring.
+    So it does without a rule: J neurons have J edges, in every semiring. But a norm moves the zero, so that where x_k is
+    close to 0 the ratio R_k / x_k has no bound; ``centre()`` gives steadier amounts (chapter 16 of the book).
     """
     return Rule("identity()", (), choice="identity")
 
@@ -294,7 +295,8 @@ def centre(by: Rule | None = None) -> Rule:
     """For a normalisation: σ is a constant, and the mean is subtracted as the linear map that it is (Ali et al. 2022).
 
     y_k = γ_k (x_k − mean x) / σ + β_k connects each neuron with all those that are normalised with it: J² weights for
-    each group of J and each sample, so for small J.
+    each group of J and each sample, so for small J. For amounts of relevance it is worth its price: in five small vision
+    transformers its maps found the pixels that matter, where those of ``identity()`` did worse than the ink.
     """
     return _choosing("centre()", "centre", by)
 
