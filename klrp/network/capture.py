@@ -158,7 +158,9 @@ class _Recorder(TorchFunctionMode):
         if plain in vocabulary.VALUES:
             raise depends_on_data(plain)
         self.frozen = self.frozen or name in ("detach", "data", "new_tensor")
-        if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args)):
+        tokens = name in vocabulary.COMPARISONS and not any(x.is_floating_point() for x in self.xs)
+        self.frozen = self.frozen or tokens
+        if plain != "__set__" and (tokens or name in vocabulary.CONSTANTS or self._only_lent(name, args)):
             self._check_stale(args, kwargs)
             return self._known(func(*args, **kwargs))
         if name in taken_apart.FUNCTIONS:

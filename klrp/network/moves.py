@@ -212,6 +212,59 @@ class Concat(Move):
         return r.split([shape[self.dim] for shape in self.inputs], self.dim)
 
 
+@dataclass(frozen=True)
+class Permute(Move):
+    """The axes in another ``order``, that of the samples first: axis i of the output is axis order[i] of the input."""
+
+    input: Shape
+    order: tuple[int, ...]
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
+        back = [self.order.index(axis) for axis in range(len(self.order))]
+        return (r.permute(*back, *range(len(back), r.ndim)),)
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        k = torch.arange(math.prod(self.input))
+        return [(k.reshape(self.input).permute(self.order).flatten(), k)]
+
+
+@dataclass(frozen=True)
+class Pad(Move):
+    """Constants around, or with negative ``widths`` a border cut off: (before, after) for each axis."""
+
+    input: Shape
+    widths: tuple[tuple[int, int], ...]
+
+    def hand_down(self, r: Tensor, semiring: Semiring, values: Sequence[Tensor] = ()) -> tuple[Tensor]:
+        shown, kept = self._slices()
+        if all(width >= 0 for pair in self.widths for width in pair):
+            return (r[shown],)
+        result = semiring.full(self.input, "zero", r)
+        result[kept] = r[shown]
+        return (result,)
+
+    def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        shown, kept = self._slices()
+        output = [n + sum(pair) for n, pair in zip(self.input, self.widths, strict=True)]
+        numbers = (torch.arange(math.prod(shape)).reshape(shape) for shape in (self.input, output))
+        j, k = (x[at].flatten() for x, at in zip(numbers, (kept, shown), strict=True))
+        return [(j, k)]
+
+    def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
+        shown, _ = self._slices()
+        around = r.clone()
+        around[shown] = 0
+        return around.reshape(len(r), -1).sum(1)
+
+    def _slices(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where the output shows neurons of the input, and which those are."""
+        axes = list(zip(self.input, self.widths, strict=True))
+        sizes = [n + min(before, 0) + min(after, 0) for n, (before, after) in axes]
+        shown = tuple(slice(max(b, 0), max(b, 0) + size) for size, (b, _) in zip(sizes, self.widths, strict=True))
+        kept = tuple(slice(max(-b, 0), max(-b, 0) + size) for size, (b, _) in zip(sizes, self.widths, strict=True))
+        return shown, kept
+
+
 @dataclass(frozen=True, eq=False)
 class Rearrange(Move):
     """Any operation that only moves, repeats or drops neurons: ``origin`` [*output] holds, for each output neuron,

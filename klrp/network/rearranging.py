@@ -12,7 +12,9 @@ from klrp.errors import KlrpError
 from klrp.network import vocabulary
 from klrp.network.builders import Operation, Traced
 from klrp.network.calls import Call, Key, tensors_of
-from klrp.network.moves import Pass, Rearrange
+from klrp.network.moves import Pad, Pass, Permute, Rearrange
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 # Values whose first axis is not the samples', as [3, N, ...] of a query, key and value, with the call that moved them.
 # They are no steps: whoever rearranges them reads what they were made of.
@@ -27,6 +29,8 @@ def rearranged(call: Call, item: int, moved: Moved) -> tuple[Operation, list[Tra
         raise KlrpError.value("it moves neurons by a mask that depends on the values")
     if call.name in vocabulary.KEEPS_ORDER and read[0].key not in moved:
         return Pass(tuple(read[0].shape)), read
+    if len(read) == 1 and read[0].key not in moved and (known := _known(call, read[0])) is not None:
+        return known, read
     # Float indices, exact to 2^53, since padding runs on floats; doubled, only constants stay put.
     starts, start = {}, 1
     for source in (s for r in read for s in (moved[r.key][1] if r.key in moved else [r])):
@@ -44,6 +48,25 @@ def rearranged(call: Call, item: int, moved: Moved) -> tuple[Operation, list[Tra
     origin = torch.where((once == twice) | ~once.isfinite(), 0, once).long()
     sources = [source for _, source in starts.values()]
     return Rearrange(tuple(tuple(source.shape) for source in sources), origin), sources
+
+
+def _known(call: Call, source: Traced) -> Operation | None:
+    """What needs no list of neurons: axes in another order, and constants around."""
+    if call.name in vocabulary.PERMUTING:
+        sizes = PRIMES[: len(source.shape)]  # of a tensor that shows by its shape where its axes went
+        found = tensors_of(call.again(lambda _: torch.empty(sizes, device="meta")))[0]
+        order = tuple(sizes.index(size) for size in found.shape)
+        return Permute(tuple(source.shape), order) if len(order) == len(sizes) and order[:1] == (0,) else None
+    if call.name == "pad":
+        return _padded(*call.args, **call.kwargs)
+    return None
+
+
+def _padded(input: Traced, pad: Any, mode: str = "constant", value: Any = None) -> Pad | None:
+    widths = [tuple(pad[i : i + 2]) for i in range(0, len(pad), 2)]
+    if mode != "constant" or not 0 < len(widths) < len(input.shape):
+        return None
+    return Pad(tuple(input.shape), ((0, 0),) * (len(input.shape) - len(widths)) + tuple(reversed(widths)))
 
 
 def _precise(constant: Any) -> Any:

@@ -45,7 +45,7 @@ def _einsum(equation, *operands):
         raise KlrpError.value(f"einsum({equation!r}) is explained for two operands, named axes and an explicit output")
     if len(operands) == 1:
         terms, operands = [*terms, ""], (operands[0], None)
-    if terms[1] and terms[1][0] not in terms[0]:  # only the second has that axis, which may be the samples'
+    if output and output[0] not in terms[0]:  # the samples' axis comes first in the result, and is the second's
         terms, operands = terms[::-1], operands[::-1]
     (first, a), (second, b) = (_summed(*pair, output) for pair in zip(terms, terms[::-1], operands, strict=True))
     if b is None:

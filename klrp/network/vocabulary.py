@@ -65,11 +65,15 @@ _REARRANGING = """flatten reshape view squeeze unsqueeze unflatten ravel view_as
     masked_fill where tril triu diagonal setitem"""
 # Whose second argument lends its shape or type alone.
 LENDS_SHAPE = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
+# That change the order of axes.
+PERMUTING = set("permute transpose t T mT swapaxes swapdims movedim moveaxis".split())
 # In the same order of neurons as their input: relevance is handed on as it is.
 KEEPS_ORDER = set("flatten reshape view squeeze unsqueeze unflatten ravel view_as reshape_as".split())
 # What only takes a shape from the input, or cuts it off.
 CONSTANTS = {f"{n}_like" for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
 CONSTANTS |= {f"new_{n}" for n in ("zeros", "ones", "full", "empty", "tensor")} | {"detach", "data"}
+# Of whole numbers, they are masks of tokens, and constants.
+COMPARISONS = set("eq ne lt le gt ge".split())
 # That may draw at random in evaluation mode too, so that they must not be computed twice.
 RANDOM = {"rrelu"}
 # Python values made from a tensor's numbers: a branch on them cannot be one graph for all inputs.

@@ -275,3 +275,59 @@ def test_heads_that_share_their_values():
     for semiring in ("real", "boolean", "counting", "viterbi"):
         found, expected = (klrp.explain(model, X, semiring=semiring) for model in (shared, own))
         assert torch.equal(found.input, expected.input) and found.input.any()
+
+
+# --- moves that need no list of neurons -------------------------------------------------------------------------------
+
+MOVING = {
+    "permute": lambda x: x.permute(0, 3, 1, 2), "transpose": lambda x: x.transpose(1, -1), "mT": lambda x: x.mT,
+    "movedim": lambda x: x.movedim((1, 2), (3, 1)), "pad": lambda x: F.pad(x, (1, 2, 3, 0), value=0.5),
+    "cut": lambda x: F.pad(x, (-1, -2, 2, -3)), "cut and padded": lambda x: F.pad(x, (-2, 3, 1, -1, 0, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("semiring", klrp.semirings.SEMIRINGS)
+@pytest.mark.parametrize("name", MOVING)
+def test_axes_in_another_order_and_constants_around_are_as_the_list_of_neurons_says(name, semiring, monkeypatch):
+    width = MOVING[name](X)[0].numel()
+    model = graph(lambda n, x: n.fc(MOVING[name](x).flatten(1)), fc=nn.Linear(width, 3))
+    found = klrp.explain(model, X, semiring=semiring)
+    kinds = {type(step.operation).__name__ for step in trace(model, X).steps}
+    assert kinds & {"Permute", "Pad"}
+    monkeypatch.setattr("klrp.network.rearranging._known", lambda call, source: None)
+    listed = klrp.explain(model, X, semiring=semiring)
+    assert torch.equal(found.input, listed.input)
+    for own, other in zip(found.conservation().values(), listed.conservation().values(), strict=True):
+        for a, b in zip(own, other, strict=True):
+            assert a == b if isinstance(a, str) else torch.allclose(a, b, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_their_pairs_are_those_of_the_list_of_neurons(name, monkeypatch):
+    model = graph(lambda n, x: MOVING[name](x).flatten(1))
+
+    def pairs():
+        step = next(s for s in trace(model, X).steps if type(s.operation).__name__ in ("Permute", "Pad", "Rearrange"))
+        ((j, k),) = step.operation.pairs()
+        return set(zip(j.tolist(), k.tolist(), strict=True))
+
+    known = pairs()
+    monkeypatch.setattr("klrp.network.rearranging._known", lambda call, source: None)
+    assert known == pairs()
+
+
+def test_a_mask_of_tokens_is_a_constant_of_the_sentence():
+    def mean(n, tokens):
+        words = tokens != 0
+        return n.fc(n.e(tokens).sum(1) / words.sum(1, keepdim=True))
+
+    model = graph(mean, e=nn.Embedding(7, 5, padding_idx=0), fc=nn.Linear(5, 3))
+    with torch.no_grad():
+        model.e.weight[0] = 0
+    tokens = torch.tensor([[3, 4, 0, 0], [5, 6, 1, 2], [3, 0, 0, 0]])
+    found = klrp.explain(model, tokens)
+    assert not found.input[tokens == 0].any() and found.input[tokens != 0].all()
+    for i, row in enumerate(klrp.explain_many(model, tokens.split(1))):
+        close(row.input, found.input[i : i + 1])
+    with pytest.raises(klrp.KlrpError, match="no rule"):
+        klrp.explain(graph(lambda n, x: n.c(x * (x > 0)).mean((2, 3)), c=conv()), X)
