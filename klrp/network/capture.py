@@ -158,18 +158,13 @@ class _Recorder(TorchFunctionMode):
         if plain in vocabulary.VALUES:
             raise depends_on_data(plain)
         self.frozen = self.frozen or name in ("detach", "data", "new_tensor")
-        tokens = name in vocabulary.COMPARISONS and not any(x.is_floating_point() for x in self.xs)
-        self.frozen = self.frozen or tokens
-        if plain != "__set__" and (tokens or name in vocabulary.CONSTANTS or self._only_lent(name, args)):
+        if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args) or self._masks(name)):
             self._check_stale(args, kwargs)
             return self._known(func(*args, **kwargs))
-        if name in taken_apart.FUNCTIONS:
+        apart = taken_apart.rewritten(func, name, args, kwargs)
+        if apart is not None:
             with self:
-                return taken_apart.FUNCTIONS[name](*args, **kwargs)
-        moved = taken_apart.rewritten(func, name, args, kwargs)
-        if moved is not None:
-            with self:
-                return moved()
+                return apart()
         if name == "embedding" and (written(func, name, args, kwargs) is not None):
             self._protect(written(func, name, args, kwargs))
         if name == "batch_norm" and kwargs.get("training", args[5] if len(args) > 5 else False):
@@ -220,6 +215,12 @@ class _Recorder(TorchFunctionMode):
     def _only_lent(self, name: str, args: tuple) -> bool:
         """Whether a constant takes but its shape or its type from a value that depends on the input."""
         return name in vocabulary.LENDS_SHAPE and isinstance(args[0], Tensor) and self._traced(args[0]) is None
+
+    def _masks(self, name: str) -> bool:
+        """Whether it compares tokens, which are no amounts: a constant that belongs to this input alone."""
+        found = name in vocabulary.COMPARISONS and not any(x.is_floating_point() for x in self.xs)
+        self.frozen = self.frozen or found
+        return found
 
     def _check_stale(self, args: tuple, kwargs: dict) -> None:
         for leaf in leaves((args, kwargs)):

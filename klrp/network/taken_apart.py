@@ -101,7 +101,9 @@ def _glu(input, dim=-1):
 
 
 def rewritten(function: Callable, name: str, args: tuple, kwargs: dict) -> Callable | None:
-    """The same call of a function in a form that its builder knows, None if it is in one."""
+    """The same call made of functions of the vocabulary, None if it is one of them, in a form that its builder knows."""
+    if name in FUNCTIONS:
+        return partial(FUNCTIONS[name], *args, **kwargs)
     return _over_last(function, name, args, kwargs) or _expanded(function, name, args)
 
 
