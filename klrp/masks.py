@@ -174,6 +174,8 @@ def collect(
         found = explain_many(model, batches, target, **settings)
         for R in tqdm(found, desc="masks", total=n, leave=False, disable=not progress):
             r = R.edges(step) if edges else R[step]
+            if len(r) != len(R.logits):  # a sample has several rows
+                r = r.reshape(len(R.logits), -1, *r.shape[1:])
             relevant = ~R.semiring.is_zero(r)
             yield (R.semiring.score(r), relevant, R.target), R.logits.shape[1]
 

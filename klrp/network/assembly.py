@@ -48,7 +48,7 @@ class Assembly:
         self.moved: Moved = {}
         self.ranks: dict[Key, int] = {}
         made = [(self.calls[n], out) for n in self.needed for out in self.calls[n].outputs if self.read[out.key]]
-        self.called = names_of(made)
+        self.called = names_of(made, self.inputs)
         self.times: Counter[str] = Counter()
 
     def built(self) -> Trace:

@@ -21,7 +21,7 @@ from klrp.network import taken_apart, vocabulary
 from klrp.network.builders import Traced
 from klrp.network.calls import Call, Frame, Key, input_key, leaves, line_of_user, mapped, recomputable, tensors_of
 from klrp.network.purity import made_pure, on_copies, written
-from klrp.network.refusals import cannot_pick, cannot_run, depends_on_data
+from klrp.network.refusals import cannot_follow, cannot_pick, cannot_run, depends_on_data, shares_memory
 from klrp.network.shadow import Entered, shadow_of, tensors_in
 from klrp.network.unseen import changed, check_constant
 from klrp.network.vocabulary import name_of
@@ -158,7 +158,9 @@ class _Recorder(TorchFunctionMode):
         if plain in vocabulary.VALUES:
             raise depends_on_data(plain)
         self.frozen = self.frozen or name in ("detach", "data", "new_tensor")
-        if plain != "__set__" and (name in vocabulary.CONSTANTS or self._only_lent(name, args) or self._masks(name)):
+        if plain != "__set__" and (
+            name in vocabulary.CONSTANTS or self._only_lent(name, args) or self._masks(name, args)
+        ):
             self._check_stale(args, kwargs)
             return self._known(func(*args, **kwargs))
         apart = taken_apart.rewritten(func, name, args, kwargs)
@@ -173,10 +175,7 @@ class _Recorder(TorchFunctionMode):
                     self._protect(statistic)
         pure, args, kwargs, changed = made_pure(func, name, args, kwargs)
         if pure is None:
-            raise KlrpError.value(
-                f"model: {name} writes to a tensor in place, at {line_of_user()}, and klrp cannot follow what it changes. "
-                f"Write it without changing its argument."
-            )
+            raise cannot_follow(name)
         return self._record(name, pure, args, kwargs, changed=changed)
 
     def _meets_live(self, args: tuple, kwargs: dict) -> bool:
@@ -197,14 +196,11 @@ class _Recorder(TorchFunctionMode):
         target = written(func, name, args, kwargs)
         if name not in vocabulary.SHAPES:
             self._check_stale(args, kwargs)
-        if target is not None:
-            self._protect(target)
-            memory = _memory(target)
+        for one in tensors_of(target) if target is not None else ():
+            self._protect(one)
+            memory = _memory(one)
             if any(_memory(t) == memory for t, traced in self._alive() if traced is not None):
-                raise KlrpError.value(
-                    f"model: {name} works in place on memory that a value of the network shares, at {line_of_user()}. "
-                    f"Write it without changing its argument: y = f(x) in place of f_(x)."
-                )
+                raise shares_memory(name)
             self._copy_kept(memory)
         return self._known(func(*args, **kwargs))
 
@@ -216,9 +212,12 @@ class _Recorder(TorchFunctionMode):
         """Whether a constant takes but its shape or its type from a value that depends on the input."""
         return name in vocabulary.LENDS_SHAPE and isinstance(args[0], Tensor) and self._traced(args[0]) is None
 
-    def _masks(self, name: str) -> bool:
+    def _masks(self, name: str, args: tuple) -> bool:
         """Whether it compares tokens, which are no amounts: a constant that belongs to this input alone."""
-        found = name in vocabulary.COMPARISONS and not any(x.is_floating_point() for x in self.xs)
+        live = [t for x in args if isinstance(x, Tensor) and (t := self._traced(x))]
+        tokens = not any(x.is_floating_point() for x in self.xs)
+        found = name in vocabulary.COMPARISONS and all(t.call < 0 or tokens for t in live)
+        found = found and not any(t.dtype.is_floating_point for t in live)
         self.frozen = self.frozen or found
         return found
 

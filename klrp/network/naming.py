@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -11,11 +11,10 @@ from klrp.network import vocabulary
 from klrp.network.builders import Traced, rearrange
 from klrp.network.calls import Call, Frame, Key
 
-_ENDS = {"input", "output"}
 _SHORT = {"rsub": "sub", "T": "t", "mT": "transpose"}
 
 
-def names_of(made: Sequence[tuple[Call, Traced]]) -> dict[Key, tuple[str, bool]]:
+def names_of(made: Sequence[tuple[Call, Traced]], inputs: Iterable[str]) -> dict[Key, tuple[str, bool]]:
     """The name of each output that becomes a step, and whether it is that of the module whose forward made it.
 
     A step has its module's name if it is the only one of that call, or the one that a module of this type is for;
@@ -27,13 +26,19 @@ def names_of(made: Sequence[tuple[Call, Traced]]) -> dict[Key, tuple[str, bool]]
     own = [_is_own(call, steps_in) for call, _ in made]
     total = Counter(call.frame.path for (call, _), mine in zip(made, own, strict=True) if mine)
     numbers: Counter[str] = Counter()
-    used, names = set(total) | _ENDS, {}
+    reserved, names = {"input", "output", *inputs}, {}
+    used = set(total) | reserved
     for (call, output), mine in zip(made, own, strict=True):
         if mine:
             path = call.frame.path
-            numbers[path] += 1
-            twice = total[path] > 1 or path in _ENDS
-            names[output.key] = (f"{path}@{numbers[path]}" if twice else path), True
+            name = path
+            while total[path] > 1 or path in reserved:
+                numbers[path] += 1
+                name = f"{path}@{numbers[path]}"
+                if name not in used:
+                    break
+            used.add(name)
+            names[output.key] = name, True
         else:
             name = base = _base(call)
             while name in used:
@@ -43,7 +48,10 @@ def names_of(made: Sequence[tuple[Call, Traced]]) -> dict[Key, tuple[str, bool]]
             names[output.key] = name, False
     for call, output in indices:
         pool, _ = names.get((output.call, 0), (_base(call), False))
-        names[output.key] = f"{pool}.indices", False
+        name = f"{pool}.indices"
+        while name in used:
+            name += "_"
+        names[output.key] = name, False
     return names
 
 

@@ -24,7 +24,7 @@ def made_pure(func: Callable, name: str, args: tuple, kwargs: dict) -> tuple[Cal
     target = written(func, name, args, kwargs)
     if getattr(func, "__name__", "") == "__set__":
         return None, args, kwargs, None
-    if target is None or name == "embedding":
+    if target is None or name in ("embedding", "embedding_bag"):
         return func, args, kwargs, None
     if "out" in kwargs:
         return None, args, kwargs, None
@@ -49,11 +49,11 @@ def written(func: Callable, name: str, args: tuple, kwargs: dict) -> Tensor | No
         return first
     if (
         plain.endswith("_")
-        and not plain.startswith("_")
+        and (not plain.startswith("_") or plain.startswith("_foreach_"))
         and plain not in ("requires_grad_", "detach_", "share_memory_")
     ):
         return first
-    if name == "embedding" and _given(func, "max_norm", args, kwargs) is not None:
+    if name in ("embedding", "embedding_bag") and _given(func, "max_norm", args, kwargs) is not None:
         return args[1] if len(args) > 1 else kwargs["weight"]
     return first if _given(func, "inplace", args, kwargs) is True else None
 

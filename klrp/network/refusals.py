@@ -53,6 +53,22 @@ def depends_on_data(name: str) -> KlrpError:
     )
 
 
+def cannot_follow(name: str) -> KlrpError:
+    """A function that writes to a tensor, and has no pure form."""
+    return KlrpError.value(
+        f"model: {name} writes to a tensor in place, at {line_of_user()}, and klrp cannot follow what it changes. Write it "
+        f"without changing its argument."
+    )
+
+
+def shares_memory(name: str) -> KlrpError:
+    """A constant is written to that a value of the network shares."""
+    return KlrpError.value(
+        f"model: {name} works in place on memory that a value of the network shares, at {line_of_user()}. Write it "
+        f"without changing its argument: y = f(x) in place of f_(x)."
+    )
+
+
 def not_a_tensor(value: Any) -> str:
     kind = next((t for t in (dict, list, tuple) if isinstance(value, t)), type(value))
     key = repr(next(iter(value))) if kind is dict and value else "0"

@@ -74,7 +74,8 @@ def largest(part: PartShares, cache: Cache | None, wanted: Tensor | None = None)
     one = x.new_ones(()).expand(x.shape)
     none = x.new_zeros(()).expand(len(x), x.shape[1:3].numel())
     found = sparse_lists(MAX, x, one, 0.0, none)
-    result = wanted.to(x.dtype)  # read where it is wanted, and then written over
+    # Read where it is wanted, and then written over: through views of it, so that its axes have to lie in order.
+    result = wanted.to(x.dtype, memory_format=torch.contiguous_format)
     targets = layout.channels_last(layer, result)
     unlimited = torch.full((targets.shape[0] * targets.shape[1],), torch.inf).numpy()
     weights = packed(cache, weight, omega, lambda w: layout.arranged(layer, w).transpose(1, 2), "turned", True)
