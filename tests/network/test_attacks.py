@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from networks import close, gradient_times_input, graph, randomise, snapshot
+from networks import close, gradient_times_input, graph, randomise, signed, snapshot
 from torch import nn
 
 import klrp
@@ -203,3 +203,95 @@ def test_an_argument_that_cannot_be_compared_is_refused_by_klrp(settings):
 def test_an_empty_batch_of_a_loader_is_refused_by_klrp():
     with pytest.raises(klrp.KlrpError, match="inputs"):
         list(klrp.explain_many(graph(lambda n, x: n.fc(x), fc=FC), [[]]))
+
+
+# --- what later attacks found -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("semiring", klrp.semirings.SEMIRINGS)
+def test_a_linear_layer_in_front_of_a_transpose(semiring):
+    """A transpose hands down a view, and the largest product of more than a few positions is written in place."""
+    model = graph(lambda n, x: n.b(n.a(x).transpose(1, 2)).mean(1), a=nn.Linear(7, 5), b=nn.Linear(17, 3))
+    x = signed(3, 17, 7)
+    found = klrp.explain(model, x, semiring=semiring).input
+    with klrp.kernels.only("blocked", "gradient"):
+        torch.testing.assert_close(found, klrp.explain(model, x, semiring=semiring).input)
+    torch.testing.assert_close(found[:1], klrp.explain(model, x[:1], semiring=semiring).input)
+
+
+class TakenNames(nn.Module):
+    """Its modules are called as klrp would call its inputs, a second call, and where a pool's values come from."""
+
+    def __init__(self):
+        super().__init__()
+        self.input = nn.ModuleList([nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)])
+        self.a, self.pool = nn.Linear(3, 3, bias=False), nn.MaxPool1d(3, return_indices=True)
+        self.add_module("a@2", nn.Linear(3, 3, bias=False))
+        self.pool.add_module("indices", nn.Linear(3, 3, bias=False))
+
+    def forward(self, x, y):
+        h = self.a(self.input[0](x) + self.input[1](y)).relu()
+        h = self.a(getattr(self, "a@2")(h)).relu()
+        largest, indices = self.pool(h[:, None])
+        return self.pool.indices(nn.functional.max_unpool1d(largest, indices, 3)[:, 0])
+
+
+def test_steps_take_no_name_that_is_taken():
+    model = randomise(TakenNames().double().eval())
+    x, y = signed(2, 3), signed(2, 3, seed=2)
+    found = klrp.explain(model, (x, y), rule=rules.lrp0(), start="logit", target=1)
+    leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+    gradients = torch.autograd.grad(model(*leaves)[:, 1].sum(), leaves)
+    for r, g, leaf in zip(found.inputs, gradients, (x, y), strict=True):
+        close(r, g * leaf)
+    assert len(found) == len(set(found)) and found.conservation().worst()[1] < 1e-6
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: x - 128.0, lambda x: 10.0 - x, lambda x: x + torch.ones(3).double(), lambda x: torch.add(x, x.double(), alpha=0.5),
+])  # fmt: skip
+def test_fractions_are_not_added_to_whole_numbers(function):
+    model = graph(lambda n, x: n.fc(function(x).double()), fc=nn.Linear(3, 2))
+    with pytest.raises(klrp.KlrpError, match=r"x.float\(\)"):
+        klrp.explain(model, torch.randint(0, 255, (2, 3), dtype=torch.uint8))
+
+
+def test_lists_of_weights_and_bags_are_written_to_in_a_copy():
+    def scaled(n, x):
+        torch._foreach_mul_([n.fc.weight], 0.5)
+        return n.fc(x)
+
+    def bag(n, x):
+        nn.functional.embedding_bag(torch.tensor([[0, 1]]), n.fc.weight, max_norm=0.01)
+        return n.fc(x)
+
+    for forward in (scaled, bag):
+        model = graph(forward, fc=nn.Linear(7, 3))
+        before, twin = model.fc.weight.detach().clone(), copy.deepcopy(model)
+        found = klrp.explain(model, signed(2, 7))
+        assert torch.equal(model.fc.weight, before)
+        with torch.no_grad():
+            close(found.logits, twin(signed(2, 7)))
+
+
+def test_masks_of_a_step_with_several_rows_for_a_sample():
+    model = graph(lambda n, x: n.b(n.a(x.reshape(-1, 2)).reshape(len(x), -1)), a=nn.Linear(2, 2), b=nn.Linear(4, 3))
+    x, labels = signed(3, 4), torch.tensor([0, 1, 0])
+    found = klrp.masks.collect(model, [(x, labels)], step="a", progress=False)
+    close(found.map("mean"), klrp.explain(model, x, labels)["a"].reshape(3, 2, 2).mean(0))
+
+
+def test_tokens_beside_amounts_may_be_compared_and_amounts_may_not():
+    layers = dict(e=nn.Embedding(7, 5), fc=nn.Linear(6, 3))
+    tokens, x = torch.tensor([[3, 4, 0], [5, 0, 0]]), signed(2, 1)
+
+    def mean(n, tokens, x):
+        return n.fc(torch.cat([n.e(tokens).sum(1) / (tokens != 0).sum(1, keepdim=True), x], 1))
+
+    found = klrp.explain(graph(mean, **layers), (tokens, x))
+    assert found.inputs[0].any() and found.inputs[1].all()
+    hidden = graph(
+        lambda n, tokens: n.fc(n.e(tokens).sum(1) * (n.e(tokens).sum(1) > 0)), **layers | dict(fc=nn.Linear(5, 3))
+    )
+    with pytest.raises(klrp.KlrpError, match="no rule"):
+        klrp.explain(hidden, tokens)
