@@ -93,21 +93,23 @@ def gradient(model: nn.Module, x: Tensor) -> Run:
 # ------------------------------------------------------------------------- time
 
 
-def seconds(run: Run) -> float:
+def seconds(run: Run, clock: Callable[[], float] = time.perf_counter) -> float:
     """How long one call takes; the garbage of the others is collected before."""
     gc.collect(1)
-    before = time.perf_counter()
+    before = clock()
     run()
-    return time.perf_counter() - before
+    return clock() - before
 
 
-def rounds(runs: Mapping[str, Run], count: int, patience: float = float("inf")) -> dict[str, list[float]]:
+def rounds(
+    runs: Mapping[str, Run], count: int, patience: float = float("inf"), clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each engine in each round; who takes longer than ``patience`` has only one round."""
     taken = {name: [] for name in runs}
     for number in range(count):
         for name, run in runs.items():
             if number == 0 or taken[name][0] <= patience:
-                taken[name].append(seconds(run))
+                taken[name].append(seconds(run, clock))
     return taken
 
 

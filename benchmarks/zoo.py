@@ -1,7 +1,8 @@
 """Which published networks are explained, and at what cost: `python benchmarks/zoo.py --networks "vit*"`.
 
 For each classifier of torchvision (with ``--timm``: for one network of each family in timm), with random weights: its
-steps, the time of one explanation in each semiring as a multiple of gradient × input, and the largest error of the
+steps, the time of one explanation in each semiring as a multiple of gradient × input, in seconds of the processor, which
+other work on the machine changes little, and the largest error of the
 reals' account in double precision, relative to what its step received. A network that is refused has its reason in the
 last column. Networks that take no pictures of ``--size`` get their own.
 
@@ -19,6 +20,7 @@ import argparse
 import json
 import multiprocessing
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from multiprocessing.connection import Connection
@@ -125,7 +127,7 @@ def row(name: str, chosen: argparse.Namespace) -> dict:
             runs[semiring] = lambda semiring=semiring: klrp.explain(model, x, semiring=semiring, keep="input")
         if found["parameters"] < SMALL:
             measure.rounds(runs, 1)
-        times = measure.rounds(runs, chosen.rounds)
+        times = measure.rounds(runs, chosen.rounds, clock=time.process_time)
         found["gradient"] = min(times["gradient"])
         found |= {semiring: measure.ratio(times[semiring], times["gradient"]) for semiring in chosen.semirings}
         if found["parameters"] < LARGEST:
@@ -191,6 +193,7 @@ def main(given: Sequence[str]) -> dict:
     parser.add_argument("--limit", type=float, default=120, help="seconds for a network")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --save has from an earlier run")
     measure.with_threads(parser)
+    parser.set_defaults(threads=1)
     chosen = parser.parse_args(given)
     words = [w for w in given if w != "--resume"]
     found = []

@@ -35,7 +35,8 @@ pictures they fall. {{doc}}`Chapter 12 <12_speed>` says how cost grows, and what
 The weights are random: neither the steps nor, for the most part, the times depend on them. Each network explains
 {batch} random pictures of {size} × {size} in single precision, {rounds}. Those of less than 20 million parameters run
 once before, which compiles what is compiled on first use. Networks that take no such pictures get the nearest size they take, or their own: {sizes}. The
-machine has an {cpu} processor; {threads} of its cores were used ({packages}; {date}). The commands are:
+machine has an {cpu} processor, of which {cores}; times are seconds of the processor, which other work changes little
+({packages}; {date}). The commands are:
 
 {commands}
 
@@ -143,7 +144,7 @@ def page(records: list[dict]) -> str:
         rounds="once" if chosen["rounds"] == 1 else f"{chosen['rounds']} times (the median)",
         sizes=sizes(explained, chosen["size"]),
         cpu=where["cpu"],
-        threads=where["threads"],
+        cores="one core was used" if where["threads"] == 1 else f"{where['threads']} cores were used",
         packages=packages,
         date=torchvision["date"],
         commands="\n".join(f"    {r['command']}" for r in (torchvision, timm)),
