@@ -36,8 +36,6 @@ import klrp
 from klrp.tables import Table
 
 SEMIRINGS = ("real", "boolean", "counting", "viterbi")
-LARGEST = 5e7  # parameters of a network whose account is made: it costs three explanations in double precision
-SMALL = 2e7  # parameters of a network that runs once before it is timed; the others find compiled what it has compiled
 STARTING = 60  # seconds more for the first network of a process, which imports and compiles
 # A small network of each module of timm.models that has classifiers of pictures, and more of those with many kinds.
 TIMM = """
@@ -125,12 +123,12 @@ def row(name: str, chosen: argparse.Namespace) -> dict:
         runs = {"gradient": measure.gradient(model, x)}
         for semiring in chosen.semirings:
             runs[semiring] = lambda semiring=semiring: klrp.explain(model, x, semiring=semiring, keep="input")
-        if found["parameters"] < SMALL:
+        if found["parameters"] < chosen.warm:
             measure.rounds(runs, 1)
         times = measure.rounds(runs, chosen.rounds, clock=time.process_time)
         found["gradient"] = min(times["gradient"])
         found |= {semiring: measure.ratio(times[semiring], times["gradient"]) for semiring in chosen.semirings}
-        if found["parameters"] < LARGEST:
+        if found["parameters"] < chosen.account:
             _, found["error"] = klrp.explain(model.double(), x.double()).conservation().worst()
     except klrp.KlrpError as refusal:
         found["refused"] = str(refusal)
@@ -191,6 +189,9 @@ def main(given: Sequence[str]) -> dict:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit", type=float, default=120, help="seconds for a network")
+    # An account costs three explanations in double precision; large networks find compiled what small ones have compiled.
+    parser.add_argument("--account", type=float, default=5e7, help="parameters below which the reals' account is made")
+    parser.add_argument("--warm", type=float, default=2e7, help="parameters below which a network runs once before")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --save has from an earlier run")
     measure.with_threads(parser)
     parser.set_defaults(threads=1)

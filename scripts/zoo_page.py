@@ -33,8 +33,8 @@ pictures they fall. {{doc}}`Chapter 12 <12_speed>` says how cost grows, and what
 ## How they were measured
 
 The weights are random: neither the steps nor, for the most part, the times depend on them. Each network explains
-{batch} random pictures of {size} × {size} in single precision, {rounds}. Those of less than 20 million parameters run
-once before, which compiles what is compiled on first use. Networks that take no such pictures get the nearest size they take, or their own: {sizes}. The
+{batch} random pictures of {size} × {size} in single precision, {rounds}. The classifiers of less than 20 million
+parameters run once before, which compiles what is compiled on first use. Networks that take no such pictures get the nearest size they take, or their own: {sizes}. The
 machine has an {cpu} processor, of which {cores}; times are seconds of the processor, which other work changes little
 ({packages}; {date}). The commands are:
 
