@@ -44,9 +44,9 @@ machine has an {cpu} processor, of which {cores}; times are seconds of the proce
 
 {torchvision_table}
 
-## One network of each family in timm
+## Networks of timm
 
-Where a module of timm has several kinds of networks, each kind has one.
+Each is a small one of its module; where a module has several kinds of networks, each kind has one.
 
 {timm_table}
 
