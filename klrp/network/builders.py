@@ -162,7 +162,7 @@ def linear_sum(terms: list[tuple[Any, Any]]) -> Built:
     first = live[0][0]
     numbers = [x for pair in terms for x in pair]
     fractions = any(isinstance(x, float) or getattr(x, "dtype", torch.long).is_floating_point for x in numbers)
-    if fractions and not all(x.dtype.is_floating_point for x, _ in live):
+    if len(terms) > 1 and fractions and not all(x.dtype.is_floating_point for x, _ in live):
         raise KlrpError.value("it adds fractions to whole numbers; convert these first: x.float()")
     if not first.dtype.is_floating_point and len(live) == 1:
         return Pass(tuple(first.shape)), [first]  # integers are tokens: another number for the same token

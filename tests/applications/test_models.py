@@ -15,12 +15,12 @@ from torch import nn
 import klrp
 from klrp import data, models
 from klrp.errors import KlrpError
-from klrp.models import digits, photographs
+from klrp.models import digits, photographs, shipped
 
 GIVEN = os.environ.get("KLRP_DATA", "none")
 FOLDER = Path(GIVEN if GIVEN else "none").expanduser()
 MNIST, IMAGENETTE = FOLDER / "MNIST" / "raw", FOLDER / "imagenette2-160" / "val"
-ASSET = Path(__file__).resolve().parents[2] / "book" / "assets" / photographs.VGG_FILE
+ASSET = shipped.WEIGHTS / photographs.VGG_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +156,7 @@ def test_accuracy_is_the_fraction_that_is_right():
 
 def test_digit_mlp_learns_the_embedded_digits():
     d = data.digits()
-    network = models.digit_mlp(d, seed=0, progress=False)
+    network = models.digit_mlp(d, seed=0, epochs=30, progress=False)
     assert models.accuracy(network, d.test_images, d.test_labels) >= 0.93
     assert not network.training
     assert same(models.digit_mlp(d, seed=2, epochs=0), models.mlp(seed=2))
@@ -166,19 +166,52 @@ def test_digit_mlp_follows_the_images_not_the_default_dtype():
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)
-        network = models.digit_mlp(data.digits(), epochs=0)
-        assert network[1].weight.dtype == torch.float32
-        assert models.mlp((3, 2))[1].weight.dtype == torch.float64
+        for epochs in (0, None):
+            assert models.digit_mlp(data.digits(), epochs=epochs)[1].weight.dtype == torch.float32
+        assert models.digit_mlp()[1].weight.dtype == models.mlp((3, 2))[1].weight.dtype == torch.float64
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("seed", digits.SEEDS)
+def test_digit_mlp_is_shipped(seed, capsys):
+    d = data.digits()
+    network = models.digit_mlp(d, seed=seed)
+    assert f"shipped network of seed {seed}, trained on scikit-learn's digits" in capsys.readouterr().out
+    assert models.accuracy(network, d.test_images, d.test_labels) >= 0.96
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    of_mnist = models.digit_mlp(seed=seed)
+    assert f"shipped network of seed {seed}, trained on MNIST" in capsys.readouterr().out
+    assert not same(network, of_mnist) and not same(of_mnist, models.digit_mlp(seed=(seed + 1) % 5))
+    # It began with the weights of its seed, so that a network which was never trained needs another seed.
+    likeness = [
+        float(
+            torch.corrcoef(
+                torch.stack([of_mnist[1].weight.flatten(), models.mlp(seed=s)[1].weight.detach().flatten()])
+            )[0, 1]
+        )
+        for s in range(6)
+    ]
+    assert max(range(6), key=likeness.__getitem__) == seed and likeness[seed] > 0.7 and sorted(likeness)[-2] < 0.1
+
+
+@pytest.mark.parametrize("seed", digits.SEEDS)
+@pytest.mark.skipif(not MNIST.is_dir(), reason="KLRP_DATA holds no MNIST/raw")
+def test_digit_mlp_knows_mnist(seed, monkeypatch):
+    monkeypatch.setenv("KLRP_DATA", GIVEN)
+    d = data.digits()
+    assert 0.953 <= models.accuracy(models.digit_mlp(d, seed=seed), d.test_images, d.test_labels) <= 0.961
 
 
 @pytest.mark.skipif(not MNIST.is_dir(), reason="KLRP_DATA holds no MNIST/raw")
 def test_digit_mlp_learns_mnist_in_one_epoch(monkeypatch):
     monkeypatch.setenv("KLRP_DATA", GIVEN)
     d = data.digits()
-    network = models.digit_mlp(d, seed=0, progress=False)
+    network = models.digit_mlp(d, seed=0, epochs=1, progress=False)
     assert 0.953 <= models.accuracy(network, d.test_images, d.test_labels) <= 0.961
+    # The shipped one is that network, but for its rounding and for what another machine's sums differ in.
+    sample = d.test_images[:1000]
+    assert (network(sample).argmax(1) == models.digit_mlp(d)(sample).argmax(1)).double().mean() > 0.97
 
 
 def test_digit_mlp_wants_digits():
@@ -186,6 +219,18 @@ def test_digit_mlp_wants_digits():
         models.digit_mlp(torch.rand(3, 1, 28, 28))
     with pytest.raises(KlrpError, match="epochs=-1"):
         models.digit_mlp(data.digits(), epochs=-1)
+    for wrong in (dict(seed=5), dict(epochs=1)):
+        with pytest.raises(KlrpError, match="seeds 0 to 4 are shipped.*digits=klrp.data.digits"):
+            models.digit_mlp(**wrong)
+
+
+def test_the_toy_network_is_that_of_paper_and_pencil():
+    network, x = models.toy()
+    assert [type(layer) for layer in network] == [nn.Linear, nn.ReLU, nn.Linear] and not network.training
+    torch.testing.assert_close(network[:2](x), torch.tensor([[0.04, 3.285, 1.885]]))
+    torch.testing.assert_close(network(x), torch.tensor([[1.455, -1.3985]]))
+    assert network[0].weight.T[1, 2] == torch.tensor(-0.3) and network[2].weight.T[2, 0] == torch.tensor(-3.4)
+    assert not any(p.requires_grad for p in network.parameters()) and network[0].bias is None
 
 
 @pytest.mark.parametrize(
@@ -277,23 +322,24 @@ def test_imagenette_vgg_knows_its_classes():
     assert models.accuracy(models.imagenette_vgg(), x, labels, batch=10) >= 0.75
 
 
-def test_imagenette_vgg_takes_no_other_file(tmp_path, monkeypatch):
+def test_imagenette_vgg_takes_no_other_file(tmp_path):
     other = tmp_path / "weights" / photographs.VGG_FILE
     data.save_weights(other, {"x": torch.zeros(2)})
-    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {photographs.VGG_SHA256}"):
+    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {shipped.hashes()[other.name]}"):
         models.imagenette_vgg(other)
-    monkeypatch.setenv("KLRP_DATA", str(tmp_path))
-    with pytest.raises(KlrpError, match=f"{other} .* has sha256"):
-        models.imagenette_vgg()
-
-
-def test_imagenette_vgg_says_where_it_looked(tmp_path, monkeypatch):
     with pytest.raises(KlrpError, match="no.safetensors.*give the path of a file"):
         models.imagenette_vgg(tmp_path / "no.safetensors")
-    monkeypatch.setattr(photographs, "VGG_FILE", "no.safetensors")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(KlrpError, match=rf"no.safetensors in {tmp_path}/assets, .*book/assets"):
-        models.imagenette_vgg()
+
+
+def test_every_shipped_file_has_its_hash_and_no_other():
+    assert sorted(shipped.hashes()) == sorted(path.name for path in shipped.WEIGHTS.glob("*.safetensors"))
+    for file in shipped.hashes():
+        assert all(isinstance(x, torch.Tensor) for x in shipped.shipped(file).values())
+
+
+def test_the_shipped_files_come_with_the_package():
+    """Whatever the current folder is; that a wheel holds them, tests/project checks."""
+    assert shipped.WEIGHTS.parent == Path(models.__file__).parent
 
 
 @pytest.fixture
@@ -354,8 +400,7 @@ def test_training_on_sizes_without_epochs(noise):
 # --- the transformer, the recurrent network, and the one for ImageNet ----------------------------------------
 
 
-SHIPPED = {"digit_vit": digits.VIT_FILE, "digit_lstm": digits.LSTM_FILE}
-HASHES = {"digit_vit": digits.VIT_SHA256, "digit_lstm": digits.LSTM_SHA256}
+SHIPPED = {"digit_vit": "digit_vit.safetensors", "digit_lstm": "digit_lstm.safetensors"}
 each_shipped = pytest.mark.parametrize("name", SHIPPED)
 
 
@@ -368,7 +413,7 @@ def test_a_shipped_network_for_digits_is_that_of_its_file(name):
     assert same(network, build(path))
     assert not any(m.training for m in network.modules())
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
-    assert all(p.dtype == torch.float16 for p in data.load_weights(path, HASHES[name]).values())
+    assert all(p.dtype == torch.float16 for p in data.load_weights(path, shipped.hashes()[path.name]).values())
 
 
 @each_shipped
@@ -386,17 +431,11 @@ def test_a_shipped_network_knows_mnist(name, monkeypatch):
 
 
 @each_shipped
-def test_a_shipped_network_takes_no_other_file(name, tmp_path, monkeypatch):
-    other = tmp_path / "weights" / SHIPPED[name]
+def test_a_shipped_network_takes_no_other_file(name, tmp_path):
+    other = tmp_path / SHIPPED[name]
     data.save_weights(other, {"x": torch.zeros(2)})
-    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {HASHES[name]}"):
+    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {shipped.hashes()[other.name]}"):
         getattr(models, name)(other)
-    monkeypatch.setenv("KLRP_DATA", str(tmp_path))
-    with pytest.raises(KlrpError, match=f"{other} .* has sha256"):
-        getattr(models, name)()
-    monkeypatch.setattr(digits, SHIPPED[name].split(".")[0].split("_")[1].upper() + "_FILE", "no.safetensors")
-    with pytest.raises(KlrpError, match=rf"^{name}: there is no no.safetensors in {tmp_path}/weights, .*book/assets"):
-        getattr(models, name)()
 
 
 @pytest.mark.parametrize("build", [models.vit, models.lstm])
@@ -504,8 +543,8 @@ def test_the_script_trains_what_is_shipped(tmp_path, monkeypatch, capsys):
     runs = []
     for name in ("one", "two"):
         train_digits.main(["vit", "--epochs", "1", "--out", str(tmp_path / name)])
-        runs.append((tmp_path / name / digits.VIT_FILE).read_bytes())
-    assert runs[0] == runs[1] and len(runs[0]) == ASSET.with_name(digits.VIT_FILE).stat().st_size
+        runs.append((tmp_path / name / SHIPPED["digit_vit"]).read_bytes())
+    assert runs[0] == runs[1] and len(runs[0]) == ASSET.with_name(SHIPPED["digit_vit"]).stat().st_size
     capsys.readouterr()
     train_digits.main(["lstm", "--evaluate"])
     assert "lstm: 0.9" in capsys.readouterr().out

@@ -200,14 +200,11 @@ def right(network, reviews):
 
 @needs_reviews
 @pytest.mark.parametrize("kind, least", [("mean", 0.74), ("convolution", 0.74), ("attention", 0.72)])
-def test_the_shipped_networks(kind, least, monkeypatch):
+def test_the_shipped_networks(kind, least):
     reviews = data.reviews()
     network = models.review_words(kind, reviews)
     assert right(network, reviews) > least
     assert not any(p.requires_grad for p in network.parameters())
-    monkeypatch.setitem(klrp.models.sentences.SHIPPED, kind, ("no.safetensors", ""))
-    with pytest.raises(KlrpError, match=r"^review_words: there is no no\.safetensors"):
-        models.review_words(kind, reviews)
 
 
 def test_networks_say_what_does_not_fit(embedded):

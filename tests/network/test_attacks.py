@@ -295,3 +295,28 @@ def test_tokens_beside_amounts_may_be_compared_and_amounts_may_not():
     )
     with pytest.raises(klrp.KlrpError, match="no rule"):
         klrp.explain(hidden, tokens)
+
+
+SCALED = {
+    "divided": lambda n, x: n.fc(x / 255),
+    "times a fraction": lambda n, x: n.fc(0.5 * x),
+    "divided, shifted": lambda n, x: n.fc(x / 255 - 0.5),
+    "doubled, divided, turned round": lambda n, x: n.fc(1 - (x * 2) / 255),
+}
+SHIFTED = {
+    "minus a fraction": lambda n, x: n.fc(x - 128.0),
+    "plus a half of it": lambda n, x: n.fc(torch.add(x.float(), x, alpha=0.5)),
+}
+
+
+@pytest.mark.parametrize("case", SCALED)
+def test_whole_numbers_that_are_scaled_are_explained_as_floats(case):
+    network, x = graph(SCALED[case], fc=copy.deepcopy(FC).float()), torch.randint(1, 256, (5, 6))
+    found, wanted = (klrp.explain(network, v, 0, rule=klrp.rules.lrp0()).input for v in (x, x.float()))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("case", SHIFTED)
+def test_whole_numbers_that_are_shifted_by_fractions_are_refused(case):
+    with pytest.raises(klrp.KlrpError, match="adds fractions to whole numbers; convert these first"):
+        klrp.explain(graph(SHIFTED[case], fc=copy.deepcopy(FC).float()), torch.randint(1, 256, (5, 6)), 0)

@@ -31,7 +31,7 @@ kernels.loops kernels.lists kernels.lists.layout kernels.lists.build kernels.lis
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
 data data.folders data.mnist data.photographs data.grammar data.reviews data.weights
-models models.training models.shipped models.digits models.photographs models.sentences
+models models.training models.shipped models.toy models.digits models.photographs models.sentences
 plot plot.values plot.maps plot.lines plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets

@@ -1,10 +1,13 @@
 """The files around the package agree with each other and with what is promised about them."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,32 @@ def test_an_output_with_a_path_of_the_machine_is_found():
     assert script.machine_paths(nb)
     out.text = "read data from book/assets, 3/4 done\n"
     assert not script.machine_paths(nb)
+
+
+PROBE = """
+import pathlib, sys, klrp, torch
+assert pathlib.Path(klrp.__file__).is_relative_to(sys.argv[1]), klrp.__file__
+models = klrp.models
+x = torch.rand(1, 1, 28, 28)
+networks = [models.digit_mlp(seed=s) for s in range(5)] + [models.digit_vit(), models.digit_lstm()]
+assert all(klrp.explain(network, x).input.isfinite().all() for network in networks)
+assert models.imagenette_vgg()(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+for file in models.shipped.hashes():
+    models.shipped.shipped(file)
+"""
+
+
+def test_a_wheel_brings_the_trained_networks(tmp_path):
+    """Built from a copy, unpacked elsewhere, and run from a third folder, isolated from this one's."""
+    copy, site, elsewhere = (tmp_path / name for name in ("copy", "site", "elsewhere"))
+    elsewhere.mkdir()
+    shutil.copytree(ROOT / "klrp", copy / "klrp", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text"):
+        shutil.copy(ROOT / name, copy)
+    build = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "--wheel-dir", tmp_path, copy]
+    subprocess.run([sys.executable, *map(str, build)], check=True, env={**os.environ, "PYTHONPATH": ""})
+    (wheel,) = tmp_path.glob("klrp-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    run = f"import sys; sys.path.insert(0, sys.argv[1]); exec({PROBE!r})"
+    subprocess.run([sys.executable, "-I", "-c", run, str(site)], check=True, cwd=elsewhere)
