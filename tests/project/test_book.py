@@ -279,3 +279,29 @@ def test_pages_in_a_browser(soups, tmp_path):
             assert 'data-probe="stuck sliders: 0, remote: ."' in dom, page.name
             if soup.find(class_="math"):
                 assert "<mjx-container" in dom and "<merror" not in dom, page.name
+
+
+# --------------------------------------------------------- the bibliography
+
+ENTRIES = re.findall(r"^@\w+\{([^,]+),\n(.*?)^\}", (BOOK / "references.bib").read_text("utf-8"), re.M | re.S)
+FORMS = {
+    "doi": r"10\.\d{4,9}/\S+",
+    "eprint": r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}",  # arXiv, since 2007 or before
+    "url": r"https://\S+",
+}
+
+
+@pytest.mark.parametrize(("key", "body"), ENTRIES, ids=[key for key, _ in ENTRIES])
+def test_every_source_can_be_found(key, body):
+    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},?$", body, re.M))
+    assert {"author", "title", "year"} <= set(fields)
+    assert re.fullmatch(r"\d{4}", fields["year"]) and fields["year"] in key
+    assert set(FORMS) & set(fields), "a DOI, an arXiv number or an address"
+    for name in set(FORMS) & set(fields):
+        assert re.fullmatch(FORMS[name], fields[name]), fields[name]
+
+
+def test_every_source_is_cited():
+    groups = re.findall(r"\{cite[\w:]*\}`([^`]+)`", "\n".join(map(text_of, PAGES)))
+    cited = {key.strip() for group in groups for key in group.split(",")}
+    assert not {key for key, _ in ENTRIES} - cited
