@@ -11,6 +11,8 @@ from klrp.conservation import Balance, Conservation, totals
 from klrp.errors import KlrpError
 from klrp.semirings import Semiring
 
+SHOWN = 12  # steps that are printed; the others in the middle are counted
+
 
 @dataclass(frozen=True, eq=False)
 class Relevance(Mapping[str, Tensor]):
@@ -65,8 +67,10 @@ class Relevance(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         behind = f", behind the {self.behind} at its end" if self.behind else ""
-        maps = ", ".join(f"{name} {list(r.shape)}" for name, r in self.maps.items())
-        return f"<Relevance {self.semiring.name}{behind}: {maps}>"
+        maps = [f"{name} {list(r.shape)}" for name, r in self.maps.items()]
+        if len(maps) > SHOWN:
+            maps = [*maps[: SHOWN // 2], f"{len(maps) - SHOWN} more steps", *maps[-SHOWN // 2 :]]
+        return f"<Relevance {self.semiring.name}{behind}: {', '.join(maps)}>"
 
     def _missing(self, name: str) -> str:
         known = [*self.maps, *self.aliases]

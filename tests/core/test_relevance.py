@@ -420,3 +420,10 @@ def test_the_size_of_blocks_changes_nothing(name, memory):
         for m in (64 << 20, memory)
     )
     assert_same(cut, whole)
+
+
+def test_of_a_deep_network_only_the_first_and_the_last_steps_are_printed():
+    deep = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(20)))
+    text = repr(klrp.explain(deep, torch.rand(2, 3), 0))
+    assert text.startswith("<Relevance real: output [2, 3], 19 [2, 3]") and text.endswith("0 [2, 3], input [2, 3]>")
+    assert "10 more steps" in text and text.count("[2, 3]") == 12
