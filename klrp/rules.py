@@ -294,9 +294,10 @@ def identity() -> Rule:
 def centre(by: Rule | None = None) -> Rule:
     """For a normalisation: σ is a constant, and the mean is subtracted as the linear map that it is (Ali et al. 2022).
 
-    y_k = γ_k (x_k − mean x) / σ + β_k connects each neuron with all those that are normalised with it: J² weights for
-    each group of J and each sample, so for small J. For amounts of relevance it is worth its price: in five small vision
-    transformers its maps found the pixels that matter, where those of ``identity()`` did worse than the ink.
+    y_k = γ_k (x_k − mean x) / σ + β_k connects each neuron with all those that are normalised with it. For amounts of
+    relevance that costs no more than ``identity()``, and it is worth a try: in five small vision transformers its maps
+    found the pixels that matter, where those of ``identity()`` did worse than the ink. Semirings that compare or count
+    pairs go through J² weights for each group of J and each sample, so for small J.
     """
     return _choosing("centre()", "centre", by)
 

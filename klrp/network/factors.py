@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
-from klrp.network.layers import Affine, Layer, Map, Tap, View
+from klrp.network.layers import Affine, Layer, Map, Shape, Tap, View
 
 
 class Multiply(Affine):
@@ -68,3 +70,52 @@ class Dense(Layer):
 
     def taps(self) -> Iterator[Tap]:
         yield Tap(0, self.view, self.view, lambda w: w)
+
+
+class Deferred(Sequence):
+    """The one weight of a layer, made when it is asked for."""
+
+    def __init__(self, make: Callable[[], Tensor]):
+        self._make = make
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index):
+        return self._made[index]
+
+    @cached_property
+    def _made(self) -> tuple[Tensor]:
+        return (self._make(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Centring(Dense):
+    """y_k = f_k (x_k − mean x) among J neurons: w_jk = f_k (δ_jk − 1/J), for the ``factor`` f [N, G, J].
+
+    Two numbers for each k are all its weights, f_k (1 − 1/J) where j = k and −f_k/J elsewhere. Sums are made with these;
+    the J² weights are there for kernels that go through pairs.
+    """
+
+    factor: Tensor
+
+    @classmethod
+    def of(cls, factor: Tensor, bias: Tensor | None, shape: Shape, view: View) -> Centring:
+        """The layer among the neurons that ``view`` brings together, for inputs and outputs of this shape."""
+        centring = torch.eye(factor.shape[2], dtype=factor.dtype, device=factor.device) - 1 / factor.shape[2]
+        return cls(Deferred(lambda: factor.unsqueeze(3) * centring), bias, (shape,), shape, view, factor)
+
+    def linear(self, xs: Sequence[Tensor], omega: Map) -> Tensor:
+        own, others = self._two(omega, xs[0].dtype)
+        x = self.view(xs[0])
+        return ((own - others) * x + others * x.sum(2, keepdim=True)).reshape(self.output)
+
+    def adjoint(self, s: Tensor, omega: Map) -> list[Tensor]:
+        own, others = self._two(omega, s.dtype)
+        s = self.view(s)
+        return [((own - others) * s + (others * s).sum(2, keepdim=True)).reshape(self.inputs[0])]
+
+    def _two(self, omega: Map, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """ω(w_kk) and ω(w_jk) for j ≠ k."""
+        part = 1 / self.factor.shape[2]
+        return omega(self.factor * (1 - part)).to(dtype), omega(self.factor * -part).to(dtype)

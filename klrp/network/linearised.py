@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from klrp.network.factors import Dense, MatMul, Multiply
+from klrp.network.factors import Centring, Dense, MatMul, Multiply
 from klrp.network.layers import Affine, Read, Shape
 from klrp.network.moves import Held, Layered, Linearised
 from klrp.semirings import Semiring
@@ -86,14 +86,11 @@ class Norm(Linearised):
         factor = factor.reshape(shape) if self.scale is None else factor.reshape(shape) * self.scale
         if not self.centred:
             return Affine((factor,), self.shift, (shape,), shape), (0,)
-        size = self.rows[2]
-        centring = torch.eye(size, dtype=x.dtype, device=x.device) - 1 / size
-        weight = factor.reshape(self.rows).unsqueeze(3) * centring
 
         def view(x: Tensor) -> Tensor:
             return x.reshape(len(x), *self.rows[1:], *x.shape[len(shape) :])
 
-        return Dense((weight,), self.shift, (shape,), shape, view), (0,)
+        return Centring.of(factor.reshape(self.rows), self.shift, shape, view), (0,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from torchvision.models import convnext, swin_transformer
 
 import klrp
 from klrp import rules
+from klrp.network.factors import Deferred
 from klrp.network.tracing import trace
 from klrp.network.vocabulary import name_of
 
@@ -556,3 +557,16 @@ def test_nearest_neighbours_only_move_relevance_whatever_the_rule(mode):
         for c, column in enumerate(places[1].tolist()):
             expected[:, :, row, column] += above[:, :, r, c]
     close(whole.input, expected)
+
+
+def test_amounts_go_through_a_centred_norm_without_its_pairs(monkeypatch):
+    def refuse(self):
+        raise AssertionError("the J² weights were made")
+
+    monkeypatch.setattr(Deferred, "_made", property(refuse))
+    model, x = nn.Sequential(nn.Linear(7, 768), nn.LayerNorm(768), nn.Linear(768, 3)), signed(2, 13, 7).float()
+    model = nn.Sequential(model, nn.Flatten(), nn.Linear(39, 3))
+    for by in (rules.lrp0(), rules.epsilon(), rules.gamma(0.25), rules.zplus(), rules.alpha_beta(2, 1), rules.flat()):
+        klrp.explain(model, x, composite=klrp.Composite([(klrp.NORM, rules.centre(by), None)])).conservation()
+    with pytest.raises(AssertionError, match="J²"):
+        klrp.explain(model, x, semiring="viterbi", composite=klrp.Composite([(klrp.NORM, rules.centre(), None)]))
