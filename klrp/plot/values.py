@@ -40,13 +40,16 @@ def join_channels(map: Tensor, how: str) -> Tensor:
     return _JOIN[how](map)
 
 
+def check_index(relevance: Any, index: int) -> None:
+    n = len(relevance.input)
+    if not -n <= index < n:
+        raise KlrpError.value(f"index: got {index}; expected a sample of this Relevance, which has {n}.")
+
+
 def as_tensor(map: Any, index: int) -> Tensor:
     """The tensor of a map, which may be a Relevance, on the CPU and without NaN."""
     if hasattr(map, "semiring"):
-        if not -len(map.input) <= index < len(map.input):
-            raise KlrpError.value(
-                f"index: got {index}; expected a sample of this Relevance, which has {len(map.input)}."
-            )
+        check_index(map, index)
         map, semiring = map.input[index], map.semiring
         scores = map if map.dtype == torch.bool else semiring.score(map)
         # The exponential of logarithms, the largest becoming 1.

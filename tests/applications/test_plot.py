@@ -9,7 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
+from matplotlib.patches import ConnectionPatch, FancyBboxPatch
 
 import klrp
 from klrp import plot
@@ -276,3 +278,206 @@ def test_a_picture_of_logarithms_is_drawn_as_weights_whether_or_not_one_is_missi
     relevance = klrp.explain(model, x, semiring=semiring)
     drawn = plot.values.as_tensor(relevance, 0)
     assert float(drawn.max()) == pytest.approx(1.0) and bool((drawn >= 0).all())
+
+
+# ------------------------------------------------------------------ networks
+
+W1 = [[0.1, 3.4, 1.9], [-1.2, -2.3, -0.3]]
+W2 = [[-0.5, -1.7], [2.4, 0.8], [-3.4, -2.1]]
+RED, BLUE = "#b2182b", "#2166ac"
+X = torch.tensor([[1.0, 0.05], [1.0, 1.0]])
+
+
+def toy():
+    layers = [torch.nn.Linear(2, 3, bias=False), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False)]
+    for layer, w in ((layers[0], W1), (layers[2], W2)):
+        layer.weight.data = torch.tensor(w).T.contiguous()
+    return torch.nn.Sequential(*layers).requires_grad_(False)
+
+
+def explained(semiring="real", target=0, **settings):
+    return klrp.explain(toy(), X, target, semiring=semiring, **settings)
+
+
+def boxes(ax):
+    """The texts of the neurons and the edge colours and faces of their boxes, layer by layer."""
+    found = [p for p in ax.get_children() if isinstance(p, FancyBboxPatch)]
+    texts = [t.get_text() for t in ax.texts if t.get_bbox_patch() is None]
+    return {
+        text.replace("$", ""): (to_hex(p.get_edgecolor()), p.get_facecolor())
+        for text, p in zip(texts, found, strict=True)
+    }
+
+
+def lines(ax):
+    """The colour and width of each line, by the places of its ends: (layer, height) and (layer, height)."""
+    found = [p for p in ax.get_children() if isinstance(p, ConnectionPatch)]
+    return {(p.xy1, p.xy2): (to_hex(p.get_edgecolor()), p.get_linewidth()) for p in found}
+
+
+def at_edges(ax):
+    return [t.get_text() for t in ax.texts if t.get_bbox_patch() is not None]
+
+
+def test_a_network_shows_values_and_weights():
+    ax = plot.network([[1, 0.05], [-2.0, 0, 3], 2], [W1, W2], title="weights")
+    found = boxes(ax)
+    assert list(found) == [
+        "x_{1}\n1", "x_{2}\n0.05", "h_{1}\n−2", "h_{2}\n0", "h_{3}\n3", "y_{1}", "y_{2}"
+    ]  # fmt: skip
+    assert is_red(found["h_{3}\n3"][1]) and is_blue(found["h_{1}\n−2"][1])
+    assert tuple(found["h_{2}\n0"][1][:3]) == tuple(found["y_{1}"][1][:3]) == WHITE
+    assert found["h_{3}\n3"][0] == RED and found["h_{1}\n−2"][0] == BLUE
+    drawn = lines(ax)
+    assert len(drawn) == 12 and drawn[(0, 0.5), (1, 0.0)] == (RED, max(w for _, w in drawn.values()))
+    assert drawn[(0, -0.5), (1, 1.0)][0] == BLUE  # from x2 to h1
+    assert at_edges(ax)[:3] == ["0.1", "3.4", "1.9"]
+    assert ax.get_title() == "weights" and ax.get_label().startswith("weights. A network of 2, 3 and 2 neurons: x1 1, ")
+    assert "x2 to h1 −1.2" in ax.get_label()
+
+
+@pytest.mark.parametrize("semiring", klrp.semirings.SEMIRINGS)
+def test_a_network_shows_its_relevance_and_what_flows(semiring):
+    relevance = explained(semiring)
+    found, drawn = boxes(plot.network(relevance)), lines(plot.network(relevance))
+    is_zero = relevance.semiring.is_zero
+    for level, name in enumerate(["input", "1", "output"]):
+        r = relevance[name][0]
+        coloured = [colour in (RED, BLUE) for text, (colour, _) in found.items() if text[0] == "xhy"[level]]
+        assert coloured == (~is_zero(r)).tolist()
+    for x, step in enumerate(["0", "2"]):
+        flow = relevance.edges(step)[0].T
+        for (j, k), zero in np.ndenumerate(is_zero(flow).numpy()):
+            ends = (x, (len(flow) - 1) / 2 - j), (x + 1, (flow.shape[1] - 1) / 2 - k)
+            assert (drawn[ends][0] not in (RED, BLUE)) == zero
+
+
+TEXTS = {
+    "real": ["1.13", "−0.134", "−0.014", "5.42", "−4.4", "1", "0"],
+    "boolean": ["⊤", "⊥", "⊥", "⊤", "⊥", "⊤", "⊥"],
+    "counting_int": ["1", "0", "0", "1", "0", "1", "0"],
+    "viterbi": ["1", "0.034", "0.0025", "1", "0.813", "1", "0"],
+    "tropical": ["0", "3.39", "5.98", "0", "0.207", "0", "∞"],
+}
+
+
+@pytest.mark.parametrize("semiring", TEXTS)
+def test_a_network_writes_elements(semiring):
+    found = [text.split("\n")[1] for text in boxes(plot.network(explained(semiring)))]
+    assert found == TEXTS[semiring]
+
+
+def test_signs_and_sizes_of_relevance_are_those_of_the_colours():
+    drawn = lines(plot.network(explained()))
+    assert drawn[(1, 0.0), (2, 0.5)][0] == RED and drawn[(1, -1.0), (2, 0.5)][0] == BLUE
+    assert drawn[(0, 0.5), (1, 0.0)][1] > drawn[(1, 0.0), (2, 0.5)][1] > drawn[(1, 1.0), (2, 0.5)][1]
+    # of logarithms their exponentials: a cost of 0 is the most
+    found = boxes(plot.network(explained("tropical")))
+    assert found["h_{2}\n0"][1] == found["x_{1}\n0"][1] != found["x_{2}\n3.39"][1] and found["x_{2}\n3.39"][0] == RED
+
+
+def test_another_sample_of_a_relevance_is_drawn():
+    relevance = explained()
+    assert f"x1 {relevance.input[1, 0]:.3g}".replace("-", "−") in plot.network(relevance, index=1).get_label()
+    with pytest.raises(KlrpError, match="index: got 2"):
+        plot.network(relevance, index=2)
+
+
+def test_texts_and_labels_are_written_in_place_of_values():
+    u, v = [["u", None, "w"], ["", "0", True]], [["a", "b"]] * 3
+    ax = plot.network(explained("boolean"), texts=[["$u v$", "0"], [""] * 3, [1, 0]], labels=[u, v])
+    assert list(boxes(ax))[:3] == ["x_{1}\nu v", "x_{2}\n0", "h_{1}"]
+    assert at_edges(ax) == ["u", "w", "0", "⊤", "a", "b", "a", "b", "a", "b"]
+    assert "x1 to h1 u (grey)" in ax.get_label() and "x1 to h2, " in ax.get_label()
+    assert at_edges(plot.network(explained(), labels=False)) == []
+    assert at_edges(plot.network([4, 5], [[[1.0] * 5] * 4])) == []  # too many to be read
+
+
+def test_what_is_on_no_path_is_grey():
+    ax = plot.network(explained("viterbi"), paths=[(0, 1, 0), (0, 2, 0)])
+    coloured = {ends for ends, (colour, _) in lines(ax).items() if colour == RED}
+    assert coloured == {((0, 0.5), (1, h)) for h in (0.0, -1.0)} | {((1, h), (2, 0.5)) for h in (0.0, -1.0)}
+    assert {text[:5] for text, (c, _) in boxes(ax).items() if c == RED} == {"x_{1}", "h_{2}", "h_{3}", "y_{1}"}
+    assert ax.get_label().endswith("Paths: x1–h2–y1; x1–h3–y1")
+    without = plot.network([2, 3, 2], paths=[(1, 0, 1)])
+    assert [colour == RED for colour, _ in lines(without).values()].count(True) == 2
+    assert [colour == RED for colour, _ in boxes(without).values()] == [False, True, True, False, False, False, True]
+
+
+def test_objects_names_and_missing_edges():
+    sets, edges = [[frozenset("ab"), ""], [1, "0"]], [[["s", None], [None, "t"]]]
+    ax = plot.network(sets, edges, names=[["Ana", "Ben"], "k"], form=lambda s: "".join(sorted(s)) if s != 1 else "one")
+    assert {text: colour == RED for text, (colour, _) in boxes(ax).items()} == {
+        "Ana\nab": True, "Ben": False, "k_{1}\none": True, "k_{2}\n0": False,
+    }  # fmt: skip
+    assert len(lines(ax)) == 2 and at_edges(ax) == ["s", "t"]
+    assert ax.get_label() == "A network of 2 and 2 neurons: Ana ab, Ben; k1 one, k2 0. Edges: Ana to k1 s, Ben to k2 t"
+
+
+def test_elements_with_axes_are_written_by_their_score_or_a_form():
+    pairs = klrp.Semiring("pairs", [0.0, 0.0], [1.0, 2.0], lambda x, dim: x.sum(dim), torch.mul, shape=(2,))
+    relevance = explained(pairs, rule=klrp.rules.epsilon(), theta=klrp.conversions.threshold(1e-9))
+    assert "x1 1, x2 0; h1 0, h2 1, h3 0; y1 1, y2 0" in plot.network(relevance).get_label()
+    ax = plot.network(relevance, form=lambda e: " and ".join(f"{v:.0f}" for v in e))
+    assert "x1 1 and 8, x2 0 and 0; h1 0 and 0, h2 1 and 4, " in ax.get_label()
+
+
+@pytest.mark.parametrize("width", [5.2, 7.0])
+@pytest.mark.parametrize("semiring", ["real", "viterbi", "tropical"])
+def test_labels_touch_neither_boxes_nor_each_other(width, semiring):
+    figure, axes = plt.subplots(1, 1 if width < 7 else 2, figsize=(width, 2.6), layout="constrained", squeeze=False)
+    for y, ax in enumerate(axes[0]):
+        plot.network(explained(semiring, y), ax=ax, title=f"explained: $y_{y + 1}$")
+    figure.draw_without_rendering()
+    for ax in axes[0]:
+        seen = [p.get_window_extent() for p in ax.get_children() if isinstance(p, FancyBboxPatch)]
+        seen += [t.get_window_extent() for t in ax.texts if t.get_bbox_patch() is not None]
+        assert len(seen) == 7 + 9
+        assert not [(a, b) for i, a in enumerate(seen) for b in seen[:i] if a.overlaps(b)]
+        inside = figure.bbox.padded(1)
+        assert all(inside.contains(*p) for box in seen for p in (box.p0, box.p1))
+
+
+def test_a_network_is_drawn_into_the_axes_that_are_given_and_shown():
+    figure, axes = plt.subplots(1, 2)
+    assert plot.network([1, 1], ax=axes[1], alt="one edge") is axes[1] and not axes[0].texts
+    assert plot.show(figure).alt == "one edge"
+
+
+FAULTS = {
+    "at most 40": lambda: plot.network([20, 21]),
+    "layers of .300.": lambda: plot.network(klrp.explain(torch.nn.Linear(300, 2), torch.rand(1, 300))),
+    "layers of .2, 0.": lambda: plot.network([2, 0]),
+    "expected a Relevance": lambda: plot.network(["ab", "c"]),
+    "edges: got lists of lengths .*no list": lambda: plot.network([2, 1], 3),
+    "edges: got lists of lengths .* expected": lambda: plot.network([2, 3], [torch.zeros(3, 2)]),
+    "texts": lambda: plot.network([2, 3], texts=[["a"], ["b"]]),
+    "labels": lambda: plot.network([2, 3], labels=[["a"], ["b"]]),
+    "names: got 1": lambda: plot.network([2, 3], names=["x"]),
+    "names: got lists": lambda: plot.network([2, 3], names=["x", ["y"]]),
+    r"paths: got \(0, 3\)": lambda: plot.network([2, 3], paths=[(0, 3)]),
+    r"paths: got \(0,\)": lambda: plot.network([2, 3], paths=[(0,)]),
+    "got NaN": lambda: plot.network([[1.0, float("nan")], 1]),
+    "fully connected layers": lambda: plot.network(explained(keep="input")),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_network_that_cannot_be_drawn_says_why(message):
+    with pytest.raises(KlrpError, match=message):
+        FAULTS[message]()
+
+
+def test_only_chains_of_layers_are_drawn_from_a_relevance():
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(x + self.inner(x))
+
+    with pytest.raises(KlrpError, match="one after the other"):
+        plot.network(klrp.explain(Around(), torch.rand(1, 3)))
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    assert "A network of 4 and 2" in plot.network(klrp.explain(flat, torch.rand(1, 2, 2))).get_label()

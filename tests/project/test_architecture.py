@@ -13,7 +13,7 @@ from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels and symbolic; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 4205, 8640
+CORE_LINES, PACKAGE_LINES = 4205, 8800
 LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
@@ -32,14 +32,14 @@ EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
 data data.folders data.mnist data.photographs data.grammar data.reviews data.weights
 models models.training models.shipped models.toy models.digits models.photographs models.sentences
-plot plot.values plot.maps plot.lines plot.pictures plot.texts experiments masks
+plot plot.values plot.maps plot.lines plot.networks plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
 """.split()
 ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 
 ROOMS = {
-    "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.pictures"},
+    "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.networks", "plot.pictures"},
     "torchvision": {"data.mnist", "data.photographs", "models.photographs"},
     "sklearn": {"data.mnist", "data.photographs"},
     "ipywidgets": {"widgets"},
