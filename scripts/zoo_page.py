@@ -88,22 +88,18 @@ def reason(row: dict) -> str:
     return f"`{row['network']}`: {text}" + (f" ({place[1]})." if place else ".")
 
 
-def words(names: list[str]) -> str:
-    names = [f"`{name}`" for name in names]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def account(rows: list[dict]) -> str:
     """What the account of the reals says, and for which networks it says less."""
     errors = {row["network"]: row["error"] for row in rows if "error" in row}
     large = sorted(name for name, error in errors.items() if not error <= LARGE_ERROR)
     largest = max((error for name, error in errors.items() if name not in large), default=0.0)
     text = (
-        f"For {len(errors)} of them, of less than 50 million parameters, the account of the reals was made too, in double precision: what each step received is "
-        f"what it passed on, kept or lost. The largest error of a step is {largest:.0e} of what it received"
+        f"For {len(errors)} of them the account of the reals was made too, in double precision: what each step received "
+        f"is what it passed on, kept or lost. The largest error of a step is {largest:.0e} of what it received"
     )
     if large:
-        text += f", but for {words(large)}: with random weights relevance grows in them beyond what double precision holds apart"
+        each = ", ".join(f"`{name}` ({errors[name]:.0e})" for name in large)
+        text += f", but for {each}: with random weights large amounts cancel in them, and leave what rounding made"
     return text + "."
 
 
@@ -123,9 +119,9 @@ def wrapped(block: str) -> str:
 
 
 def page(records: list[dict]) -> str:
-    """The page, from the last records of torchvision and of timm."""
-    by_package = {bool(r["arguments"]["timm"]): r for r in records if r["kind"] == "zoo"}
-    torchvision, timm = by_package[False], by_package[True]
+    """The page, from the last records of torchvision and of timm, and accounts from records without times."""
+    timed = {bool(r["arguments"]["timm"]): r for r in records if r["arguments"]["semirings"]}
+    torchvision, timm = timed[False], timed[True]
     rows = torchvision["rows"] + timm["rows"]
     explained, refused = [r for r in rows if is_explained(r)], [r for r in rows if not is_explained(r)]
     where, versions, chosen = torchvision["machine"], torchvision["versions"], torchvision["arguments"]
@@ -139,7 +135,7 @@ def page(records: list[dict]) -> str:
         count_refused=len(refused),
         medians=medians,
         size=chosen["size"],
-        account=account(explained),
+        account=account([row for record in records for row in record["rows"]]),
         batch=chosen["batch"],
         rounds="once" if chosen["rounds"] == 1 else f"{chosen['rounds']} times (the median)",
         sizes=sizes(explained, chosen["size"]),
@@ -147,7 +143,7 @@ def page(records: list[dict]) -> str:
         cores="one core was used" if where["threads"] == 1 else f"{where['threads']} cores were used",
         packages=packages,
         date=torchvision["date"],
-        commands="\n".join(f"    {r['command']}" for r in (torchvision, timm)),
+        commands="\n".join(f"    {r['command']}" for r in records),
         torchvision_table=table([r for r in torchvision["rows"] if is_explained(r)]),
         timm_table=table([r for r in timm["rows"] if is_explained(r)]),
         refused="\n".join(f"- {reason(r)}" for r in refused) or "There are none.",
