@@ -94,12 +94,12 @@ def account(rows: list[dict]) -> str:
     large = sorted(name for name, error in errors.items() if not error <= LARGE_ERROR)
     largest = max((error for name, error in errors.items() if name not in large), default=0.0)
     text = (
-        f"For {len(errors)} of them the account of the reals was made too, in double precision: what each step received "
+        f"For {len(errors)} classifiers of torchvision the account of the reals was made too, in double precision: what each step received "
         f"is what it passed on, kept or lost. The largest error of a step is {largest:.0e} of what it received"
     )
     if large:
         each = ", ".join(f"`{name}` ({errors[name]:.0e})" for name in large)
-        text += f", but for {each}: with random weights large amounts cancel in them, and leave what rounding made"
+        text += f", but for {each}: with random weights large amounts cancel there, and leave what rounding made"
     return text + "."
 
 
