@@ -3,6 +3,7 @@
 The notebooks themselves are executed by nbval (`make test`), not here.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -36,6 +37,10 @@ def nb(request):
 
 def code_cells(nb):
     return [c for c in nb.cells if c.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
 
 
 def code_lines(cell):
@@ -106,12 +111,24 @@ def test_cells_are_short_and_prose_outweighs_code(nb):
     lines = [len(code_lines(c)) for c in code_cells(nb)]
     assert median(lines) <= 5
     for cell in code_cells(nb):
-        if "hide-input" not in cell.metadata.get("tags", []):
+        if "hide-input" not in tags(cell):
             assert len(code_lines(cell)) <= 15, cell.source
         assert max(map(len, code_lines(cell)), default=0) <= 88, cell.source
     first = code_lines(code_cells(nb)[0])
     assert "import klrp" in first and len(first) <= 4
     assert len(re.findall(r"\b[^\W\d_]{2,}\b", prose(nb))) >= 5 * sum(lines)
+
+
+def is_check(statement):
+    return isinstance(statement, ast.Assert) or ast.unparse(statement).startswith("torch.testing.assert_close(")
+
+
+@each_notebook
+def test_checked_cells_only_assert(nb):
+    for cell in code_cells(nb):
+        if "checked" in tags(cell):
+            assert "hide-input" in tags(cell) and not cell.outputs
+            assert all(map(is_check, ast.parse(cell.source).body)), cell.source
 
 
 @each_notebook
@@ -160,7 +177,7 @@ def test_pictures_have_alternative_text(nb):
 @each_notebook
 def test_after_a_figure_comes_what_to_see_in_it(nb):
     inside = False  # an exercise or a solution explains itself
-    for cell, after in pairwise(nb.cells):
+    for cell, after in pairwise(c for c in nb.cells if "checked" not in tags(c)):
         marks = re.findall(r"^:{3,}\{(?:exercise|solution)-(start|end)\}", cell.source, re.M)
         inside = marks[-1] == "start" if marks else inside
         if shows_picture(cell) and not inside:
