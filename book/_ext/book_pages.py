@@ -1,6 +1,9 @@
 """What the pages of this book need beside Jupyter Book's own: a small Sphinx extension."""
 
+import re
+
 from docutils import nodes
+from sphinx.environment.collectors.toctree import TocTreeCollector
 
 CHECKED = "✓ checked"
 
@@ -12,8 +15,33 @@ def name_checked_cells(app, doctree):
             cell["prompt_show"] = cell["prompt_hide"] = CHECKED
 
 
+def number_by_chapter(app, env):
+    """Figure 4.2, equation (4.6): the first number is the one that the chapter's title begins with.
+
+    Sphinx numbers figures by the sections of a numbered table of contents, that is, by position. For
+    the time of that we hand it sections numbered by their titles, so that chapters may stand in any
+    order and keep their numbers. Pages without a number share one count: Figure 1, Figure 2.
+    """
+    titles = {name: title.astext() for name, title in env.titles.items()}
+    found = {
+        name: re.match(r"\d+", title) for name, title in titles.items()
+    }
+    by_position = env.toc_secnumbers
+    env.toc_secnumbers = {
+        name: {"": (int(m[0]),)} for name, m in found.items() if m
+    }
+    changed = TocTreeCollector().assign_figure_numbers(env)
+    env.toc_secnumbers = (
+        by_position  # else the titles would get a second number
+    )
+    return changed
+
+
 def setup(app):
     app.connect("doctree-read", name_checked_cells)
+    app.connect(
+        "env-get-updated", number_by_chapter, priority=600
+    )  # after Sphinx's own
     return {
         "version": "1",
         "parallel_read_safe": True,

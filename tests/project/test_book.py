@@ -205,6 +205,15 @@ def soups(site):
     return {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in pages}
 
 
+def test_numbers_begin_with_the_chapter(soups):
+    """Figure 4.2, equation (4.6), Exercise 4.1: wherever the chapter stands."""
+    for page, soup in soups.items():
+        if page.stem[:2].isdigit():
+            numbers = [tag.get_text() for tag in soup.select(".caption-number, .eqno")]
+            numbers = [re.search(r"(\d+)\.\d+", text) for text in numbers if re.search(r"\d", text)]
+            assert numbers and all(m and int(m[1]) == int(page.stem[:2]) for m in numbers), page.name
+
+
 REMOTE = re.compile(r"^\s*(?:https?:)?//")
 LOADING_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "preconnect"}
 
