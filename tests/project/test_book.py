@@ -138,6 +138,90 @@ def test_no_boilerplate(nb):
         assert banned not in source, banned
 
 
+# ------------------------------------------------- what a chapter may ask for
+
+MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read first
+# Chapters whose core is larger: its words, its visible code cells, and those of them that stand, without output, right
+# behind another. A chapter may only become smaller, and leaves this list when it keeps to the limits.
+LARGER: dict[str, tuple[int, int, int]] = {
+    "02_rules": (4184, 70, 13),
+    "03_semirings": (5274, 102, 24),
+    "04_boolean": (2691, 40, 0),
+    "05_counting": (4022, 92, 29),
+    "06_viterbi": (3843, 96, 29),
+    "07_own_semiring": (4345, 99, 23),
+    "08_taps": (3489, 78, 31),
+    "09_vgg16": (3401, 93, 38),
+    "10_thresholds": (2940, 59, 23),
+    "11_beyond_chains": (4705, 118, 37),
+    "12_speed": (3012, 63, 23),
+    "13_masks": (2856, 64, 24),
+    "14_pruning": (2499, 65, 21),
+    "15_perturbation": (2854, 72, 34),
+    "16_attention": (2033, 40, 5),
+    "17_words": (2004, 40, 6),
+}
+DEEPER = re.compile(r"^(:{3,})\{[^}]+\}.*\n(?::[\w-]+:.*\n)*?:class:.*\bdeeper\b(?s:.*?)^\1 *$", re.M)
+NO_WORDS = [  # what is left of markdown is its sentences
+    r"\$\$(?s:.*?)\$\$ *(?:\([\w-]+\))?",
+    r"(?<!\\)\$[^$]+\$",
+    r"^`{3,}(?s:.*?)^`{3,} *$",
+    r"^:[\w-]+:.*$",
+    r"^:{3,}(?:\{[^}]*\})?",
+    r"(?:\{[\w:-]+\})?`[^`]+`",
+    r"\]\([^)]*\)",
+    r"<[^>]+>",
+]
+
+
+def words(text):
+    text = re.sub(r"\{(?:term|doc)\}`([^`<]+)(?:<[^>]*>)?`", r"\1", text)  # they show their text
+    for pattern in NO_WORDS:
+        text = re.sub(pattern, " ", text, flags=re.M)
+    return len(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text))
+
+
+def core(nb):
+    """The cells before the exercises, without boxes that go deeper, solutions, and what is folded."""
+    solved = False
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            folded = any(tag.startswith(("hide-", "remove-")) for tag in tags(cell))
+            if not solved and not folded and cell.source.strip():
+                yield cell
+            continue
+        text, *rest = re.split(r"^## Exercises *$", cell.source, maxsplit=1, flags=re.M)
+        marks = re.findall(r"^:{3,}\{solution-(start|end)\}", text, re.M)
+        solved = marks[-1] == "start" if marks else solved
+        if not (solved or marks):
+            yield {"cell_type": "markdown", "source": DEEPER.sub("", text)}
+        if rest:
+            return
+
+
+def size(nb):
+    """Words, code cells, and code cells without output right behind another."""
+    cells = [c for c in core(nb) if c["cell_type"] == "code" or words(c["source"])]
+    bare = [
+        after
+        for cell, after in pairwise(cells)
+        if cell["cell_type"] == after["cell_type"] == "code" and not after.outputs
+    ]
+    text = [words(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    return sum(text), len(cells) - len(text), len(bare)
+
+
+@each_chapter
+def test_the_core_of_a_chapter_is_short(nb):
+    now, name = size(nb), nb.path.stem
+    most = LARGER.get(name, (MOST_WORDS, MOST_CELLS, 0))
+    assert all(n <= m for n, m in zip(now, most, strict=True)), (
+        f"{name}: {now} words, cells, bare cells; at most {most}"
+    )
+    short = now[0] <= MOST_WORDS and now[1] <= MOST_CELLS and not now[2]
+    assert not (short and name in LARGER), f"{name} keeps to the limits now: take it off the list"
+
+
 # ----------------------------------------------------------- stored outputs
 
 
