@@ -1,6 +1,10 @@
 """What the pages of this book need beside Jupyter Book's own: a small Sphinx extension."""
 
+import json
 import re
+from base64 import b64decode
+from hashlib import sha256
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.environment.collectors.toctree import TocTreeCollector
@@ -13,6 +17,34 @@ def name_checked_cells(app, doctree):
     for cell in doctree.findall(nodes.container):
         if "tag_checked" in cell["classes"]:
             cell["prompt_show"] = cell["prompt_hide"] = CHECKED
+
+
+def name_pictures(app, doctree):
+    """Pictures take their alternative text from the outputs' metadata, which myst-nb leaves aside.
+
+    It names the file of a picture by the hash of its bytes, and so we find it again.
+    """
+    path = Path(app.env.doc2path(app.env.docname))
+    cells = (
+        json.loads(path.read_text("utf-8"))["cells"]
+        if path.suffix == ".ipynb"
+        else []
+    )
+    alts = {}
+    for output in (
+        out for cell in cells for out in cell.get("outputs", [])
+    ):
+        if (
+            alt := output.get("metadata", {})
+            .get("image/png", {})
+            .get("alt")
+        ):
+            png = b64decode("".join(output["data"].get("image/png", "")))
+            alts[f"{sha256(png).hexdigest()}.png"] = alt
+    for picture in doctree.findall(nodes.image):
+        if alt := alts.get(Path(picture["uri"]).name):
+            picture["alt"] = alt
+            picture["classes"].append("dark-light")  # true colours on dark
 
 
 def number_by_chapter(app, env):
@@ -39,6 +71,7 @@ def number_by_chapter(app, env):
 
 def setup(app):
     app.connect("doctree-read", name_checked_cells)
+    app.connect("doctree-read", name_pictures)
     app.connect(
         "env-get-updated", number_by_chapter, priority=600
     )  # after Sphinx's own

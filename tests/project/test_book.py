@@ -238,8 +238,11 @@ def test_stored_outputs_are_complete_and_small(nb):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert "widgets" not in nb.metadata
     assert not machine_paths(nb)
-    sliders = any('type="range"' in str(o.get("data", {}).get("text/html", "")) for o in outputs)
-    assert nb.path.stat().st_size <= (1_500_000 if sliders else 300_000)
+    assert nb.path.stat().st_size <= 700_000
+
+
+def test_the_notebooks_are_light():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 9_000_000
 
 
 def shows_picture(cell):
@@ -253,9 +256,10 @@ def test_pictures_have_alternative_text(nb):
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         for out in cell.outputs:
             html = BeautifulSoup(str(out.get("data", {}).get("text/html", "")), "html.parser")
-            images = html.find_all("img")
+            images, lone = html.find_all("img"), "image/png" in out.get("data", {})
             assert all(i.get("alt") for i in images), cell.source
-            assert images or alt or "image/png" not in out.get("data", {}), cell.source
+            assert not lone or alt or out.metadata.get("image/png", {}).get("alt"), cell.source
+            assert not (lone and images), "the picture is stored twice"
 
 
 @each_notebook
