@@ -372,13 +372,13 @@ def browser():
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def dom_of(page, profile):
+def dom_of(page, profile, script=PROBE):
     """The page as Chromium shows it, after its scripts and the probe have run, without a network."""
     probe = page.with_suffix(".probe.html")
-    probe.write_text(page.read_text("utf-8").replace("</body>", PROBE), "utf-8")
+    probe.write_text(page.read_text("utf-8").replace("</body>", script), "utf-8")
     options = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
         --disable-background-networking --disable-component-update --virtual-time-budget=20000
-        --dump-dom""".split()
+        --window-size=1600,900 --dump-dom""".split()
     options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
     command = [browser(), *options, probe.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
@@ -393,3 +393,36 @@ def test_pages_in_a_browser(soups, tmp_path):
             assert 'data-probe="stuck sliders: 0, remote: ."' in dom, page.name
             if soup.find(class_="math"):
                 assert "<mjx-container" in dom and "<merror" not in dom, page.name
+
+
+# In a frame a page is as wide as we like; it tells its parent what does not fit.
+WIDTHS = """<script>
+addEventListener("load", () => setTimeout(() => {
+  for (const d of document.querySelectorAll("main details")) d.open = true;
+  const phone = innerWidth < 768, shown = [...document.querySelectorAll("main article *")];
+  const scrolls = e => e.scrollWidth > e.clientWidth + 1 && e.getClientRects().length;
+  const boxes = phone ? ".cell_output:has(table, img), .pst-scrollable-table-container"
+                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math";
+  const bad = shown.filter(e => e.matches(boxes) && scrolls(e));
+  bad.push(...shown.filter(e => e.matches("table, img") && e.getBoundingClientRect().right > innerWidth + 1));
+  const texts = bad.map(e => `${e.tagName}: ${(e.innerText || e.alt).trim().slice(0, 60)}`);
+  if (scrolls(document.documentElement)) texts.push("the page itself");
+  parent.postMessage(`${innerWidth}: ${texts.join(" | ") || "all fits"}`, "*");
+}, 3000));
+</script></body>"""
+FRAMES = """<body><script>addEventListener("message", e => document.body.append(`[${e.data}]`));</script>
+<iframe width="1200" height="900" src="NAME"></iframe><iframe width="390" height="900" src="NAME"></iframe></body>"""
+
+
+@pytest.mark.skipif(not browser(), reason="no Chromium on this machine")
+def test_nothing_is_cut_or_scrolls_sideways(soups, tmp_path):
+    """At 1200 px all code and all outputs fit; at 390 px tables and pictures do, and code may scroll in its box."""
+    told = {}
+    for page in soups:
+        if page.parent.name == "book":
+            inner = page.with_suffix(".widths.html")
+            inner.write_text(page.read_text("utf-8").replace("</body>", WIDTHS), "utf-8")
+            outer = page.with_suffix(".frames.html")
+            outer.write_text(FRAMES.replace("NAME", inner.name), "utf-8")
+            told[page.stem] = re.findall(r"\[((?:1200|390): [^\]]*)\]", dom_of(outer, tmp_path / page.stem, "</body>"))
+    assert told and not {p: t for p, t in told.items() if sorted(t) != ["1200: all fits", "390: all fits"]}
