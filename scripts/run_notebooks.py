@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -20,7 +21,10 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 APPLICATIONS = ("masks", "pruning", "perturbation")  # modules and packages that nothing else in klrp uses
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-MACHINE_PATH = re.compile(r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w")
+MACHINE_PATH = re.compile(
+    r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w| at 0x[0-9a-f]{6}"
+)
+MEASURED = re.compile(r"\d+\.\d+")  # a time, in a cell tagged so; a whole number counts something
 
 
 def canonical(node) -> str:
@@ -87,14 +91,24 @@ def execute(nb, name: str) -> None:
     client.execute()
 
 
-def tidy(nb) -> None:
-    """Keep what a reader sees, drop what differs from run to run: progress bars, widget models, timing."""
+def timed(nb) -> dict:
+    """The outputs of the cells that print times, by the ids of the cells."""
+    return {c.id: deepcopy(c.outputs) for c in nb.cells if "times" in c.metadata.get("tags", [])}
+
+
+def tidy(nb, before: dict | None = None) -> None:
+    """Keep what a reader sees, drop what differs from run to run: progress bars, widget models, timing.
+
+    ``before``: what `timed` gave before the run. Times that a run confirms are not stored again.
+    """
     count = 0
     for cell in nb.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
         cell.outputs = [out for out in map(tidy_output, cell.outputs) if out is not None]
+        if before and confirmed(before.get(cell.id), cell.outputs):
+            cell.outputs = before[cell.id]
         if cell.source.strip():
             count += 1
             cell.execution_count = count
@@ -121,7 +135,27 @@ def tidy_output(out):
         del out.data[WIDGET_VIEW]
         if set(out.data) <= {"text/plain"}:  # a live widget, with nothing to show on a page
             return None
+    if {"image/png", "text/html"} <= set(out.get("data", {})):
+        # One copy of a picture: the PNG, whose alternative text is in the output's metadata, or a slider, which has it.
+        lone = re.fullmatch(r"\s*<img [^>]*>\s*", out.data["text/html"])
+        del out.data["text/html" if lone else "image/png"]
+        out.metadata = {mime: out.metadata[mime] for mime in out.data if mime in out.metadata}
     return out
+
+
+def confirmed(old, new) -> bool:
+    """Whether outputs differ in nothing but decimals, each of them by less than a factor of two.
+
+    So a second run of the same code changes no file, while code that became faster or slower is seen.
+    """
+    old, new = (
+        json.dumps([{**out, "execution_count": 0} for out in outs or []], sort_keys=True) for outs in (old, new)
+    )
+    blank = [re.sub(r"\s+|-{2,}", " ", MEASURED.sub("#", text)) for text in (old, new)]
+    if blank[0] != blank[1]:
+        return False
+    pairs = zip(MEASURED.findall(old), MEASURED.findall(new), strict=True)
+    return all(float(a) <= 2 * float(b) and float(b) <= 2 * float(a) for a, b in pairs)
 
 
 def texts(nb):
@@ -161,10 +195,11 @@ def main() -> None:
         if is_current(nb) and not args.force:
             print(f"{path.name}: current")
             continue
+        before = timed(nb)
         execute(nb, path.name)
-        tidy(nb)
+        tidy(nb, before)
         if found := machine_paths(nb):
-            sys.exit(f"\n{path.name} shows a path of this machine, so it was not stored: {found}")
+            sys.exit(f"\n{path.name} shows a path or an address of this machine, so it was not stored: {found}")
         store(nb, path)
         print(f"\r{path.name}: {time.monotonic() - start:.0f} s, {path.stat().st_size // 1000} kB")
 

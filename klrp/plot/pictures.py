@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from klrp.errors import KlrpError
 from klrp.plot.maps import boolean, caption, count, heatmap, image, scale_beside
 from klrp.plot.values import as_map, limit_of
+
+LEVELS = 8  # of 255: as far as a colour may move in a picture with a palette
 
 
 def panel(
@@ -168,6 +171,8 @@ def show(figure: Figure | Axes, alt: str | None = None, *, dpi: int = 100) -> Pi
 def png(figure: Figure, *, dpi: int = 100) -> bytes:
     """The figure as a small PNG: equal pixels give equal bytes. pyplot's copy of it is closed.
 
+    It has at most 256 colours where none has to move by more than 8 of 255 for that, and white stays white.
+
     Raises:
         KlrpError: where ``figure`` is not a matplotlib figure.
 
@@ -180,10 +185,23 @@ def png(figure: Figure, *, dpi: int = 100) -> bytes:
             f"figure: got {type(figure).__name__}; expected a matplotlib Figure. Pass what panel "
             "returned, or ax.figure."
         )
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    drawn, out = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
     plt.close(figure)
+    _few_colours(Image.open(drawn)).save(out, "PNG", optimize=True)  # nothing but pixels: no date, no version
     return out.getvalue()
+
+
+def _few_colours(picture: Image.Image) -> Image.Image:
+    """With a palette, which halves a PNG, where no colour moves visibly by it and white stays white."""
+    if picture.getextrema()[-1] != (255, 255):  # a transparent one keeps its alpha
+        return picture
+    full = picture.convert("RGB")
+    few = full.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    before, after = (np.asarray(p.convert("RGB"), dtype=np.int16) for p in (full, few))
+    white = (before == 255).all(-1)
+    kept = abs(before - after).max() <= LEVELS and (after[white] == 255).all()
+    return few if kept else full
 
 
 def img_tag(png: bytes, alt: str) -> str:

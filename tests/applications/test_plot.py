@@ -197,6 +197,27 @@ def test_the_same_pixels_are_the_same_bytes_and_the_figure_is_closed():
     assert imread(io.BytesIO(first)).shape[:2] == (280, 260)
 
 
+@pytest.mark.parametrize("photo", [False, True])
+def test_few_colours_make_a_png_small_where_nobody_sees_it(photo):
+    noise = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    ramp = np.linspace(-1, 1, 64 * 64).reshape(64, 64)
+    full, drawn = io.BytesIO(), noise if photo else ramp
+    figure = plot.plt.figure(figsize=(2, 2))
+    figure.add_axes((0.1, 0.1, 0.8, 0.8)).imshow(drawn, cmap=plot.SIGNED)
+    figure.savefig(full, format="png", dpi=100)
+    png = plot.png(figure)
+    assert len(png) < len(full.getvalue())
+    before, after = (255 * imread(io.BytesIO(p))[..., :3] for p in (full.getvalue(), png))
+    assert abs(before - after).max() <= (0 if photo else 8)
+    assert (after[(before == 255).all(-1)] == 255).all()
+    assert (png[25] == 3) == (not photo)  # the kind of colours in the header: 3 is a palette
+
+
+def test_a_transparent_figure_stays_transparent():
+    figure = plot.plt.figure(figsize=(1, 1), facecolor="none")
+    assert imread(io.BytesIO(plot.png(figure)))[0, 0, 3] == 0
+
+
 def test_a_shown_figure_carries_its_alternative_text_everywhere():
     picture = plot.show(plot.heatmap(SIGNED), 'A <map> & "more".')
     data, metadata = picture._repr_mimebundle_()

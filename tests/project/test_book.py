@@ -3,6 +3,7 @@
 The notebooks themselves are executed by nbval (`make test`), not here.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -36,6 +37,10 @@ def nb(request):
 
 def code_cells(nb):
     return [c for c in nb.cells if c.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
 
 
 def code_lines(cell):
@@ -83,7 +88,8 @@ def test_chapter_template(nb):
     for part in ("You will do", "You will learn", "You need", "Run time"):
         assert f"**{part}**" in head, part
     titles = re.findall(r"^## (.+)$", prose(nb), re.M)
-    assert titles[-3:] == ["Summary", "Exercises", "Further reading"]
+    end = ["Summary", *["Going deeper"] * ("Going deeper" in titles), "Exercises", "Further reading"]
+    assert titles[-len(end) :] == end
     labels = re.findall(r"\$\$\s*\((eq-[\w-]+)\)", prose(nb))
     assert labels and len(labels) == len(set(labels)), "label the equations: $$ ... $$ (eq-name)"
 
@@ -106,7 +112,7 @@ def test_cells_are_short_and_prose_outweighs_code(nb):
     lines = [len(code_lines(c)) for c in code_cells(nb)]
     assert median(lines) <= 5
     for cell in code_cells(nb):
-        if "hide-input" not in cell.metadata.get("tags", []):
+        if "hide-input" not in tags(cell):
             assert len(code_lines(cell)) <= 15, cell.source
         assert max(map(len, code_lines(cell)), default=0) <= 88, cell.source
     first = code_lines(code_cells(nb)[0])
@@ -114,11 +120,107 @@ def test_cells_are_short_and_prose_outweighs_code(nb):
     assert len(re.findall(r"\b[^\W\d_]{2,}\b", prose(nb))) >= 5 * sum(lines)
 
 
+def is_check(statement):
+    return isinstance(statement, ast.Assert) or ast.unparse(statement).startswith("torch.testing.assert_close(")
+
+
+@each_notebook
+def test_checked_cells_only_assert(nb):
+    for cell in code_cells(nb):
+        if "checked" in tags(cell):
+            assert "hide-input" in tags(cell) and not cell.outputs
+            assert all(map(is_check, ast.parse(cell.source).body)), cell.source
+
+
 @each_notebook
 def test_no_boilerplate(nb):
     source = "\n".join(c.source for c in code_cells(nb))
     for banned in ("!pip", "%pip", "def set_seed", "urllib", "import *"):
         assert banned not in source, banned
+
+
+# ------------------------------------------------- what a chapter may ask for
+
+MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read first
+# Chapters whose core is larger: its words, its visible code cells, and those of them that stand, without output, right
+# behind another. A chapter may only become smaller, and leaves this list when it keeps to the limits.
+LARGER: dict[str, tuple[int, int, int]] = {
+    "02_rules": (4184, 70, 13),
+    "03_semirings": (5274, 102, 24),
+    "04_boolean": (2691, 40, 0),
+    "05_counting": (4022, 92, 29),
+    "06_viterbi": (3843, 96, 29),
+    "07_own_semiring": (4345, 99, 23),
+    "08_taps": (3489, 78, 31),
+    "09_vgg16": (3401, 93, 38),
+    "10_thresholds": (2940, 59, 23),
+    "11_beyond_chains": (4705, 118, 37),
+    "12_speed": (3012, 63, 23),
+    "13_masks": (2856, 64, 24),
+    "14_pruning": (2499, 65, 21),
+    "15_perturbation": (2854, 72, 34),
+    "16_attention": (2033, 40, 5),
+    "17_words": (2004, 40, 6),
+}
+DEEPER = re.compile(r"^(:{3,})\{[^}]+\}.*\n(?::[\w-]+:.*\n)*?:class:.*\bdeeper\b(?s:.*?)^\1 *$", re.M)
+NO_WORDS = [  # what is left of markdown is its sentences
+    r"\$\$(?s:.*?)\$\$ *(?:\([\w-]+\))?",
+    r"(?<!\\)\$[^$]+\$",
+    r"^`{3,}(?s:.*?)^`{3,} *$",
+    r"^:[\w-]+:.*$",
+    r"^:{3,}(?:\{[^}]*\})?",
+    r"(?:\{[\w:-]+\})?`[^`]+`",
+    r"\]\([^)]*\)",
+    r"<[^>]+>",
+]
+
+
+def words(text):
+    text = re.sub(r"\{(?:term|doc)\}`([^`<]+)(?:<[^>]*>)?`", r"\1", text)  # they show their text
+    for pattern in NO_WORDS:
+        text = re.sub(pattern, " ", text, flags=re.M)
+    return len(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text))
+
+
+def core(nb):
+    """The cells before what goes deeper and the exercises, without boxes that go deeper, solutions, and what is folded."""
+    solved = False
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            folded = any(tag.startswith(("hide-", "remove-")) for tag in tags(cell))
+            if not solved and not folded and cell.source.strip():
+                yield cell
+            continue
+        text, *rest = re.split(r"^## (?:Going deeper|Exercises) *$", cell.source, maxsplit=1, flags=re.M)
+        marks = re.findall(r"^:{3,}\{solution-(start|end)\}", text, re.M)
+        solved = marks[-1] == "start" if marks else solved
+        if not (solved or marks):
+            yield {"cell_type": "markdown", "source": DEEPER.sub("", text)}
+        if rest:
+            return
+
+
+def size(nb):
+    """Words, code cells, and code cells without output right behind another."""
+    cells = [c for c in core(nb) if c["cell_type"] == "code" or words(c["source"])]
+    bare = [
+        after
+        for cell, after in pairwise(cells)
+        if cell["cell_type"] == after["cell_type"] == "code" and not after.outputs
+    ]
+    text = [words(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    return sum(text), len(cells) - len(text), len(bare)
+
+
+@each_chapter
+def test_the_core_of_a_chapter_is_short(nb):
+    now, name = size(nb), nb.path.stem
+    most = LARGER.get(name, (MOST_WORDS, MOST_CELLS, 0))
+    assert all(n <= m for n, m in zip(now, most, strict=True)), (
+        f"{name}: {now} words, cells, bare cells; at most {most}"
+    )
+    short = now[0] <= MOST_WORDS and now[1] <= MOST_CELLS and not now[2]
+    assert not (short and name in LARGER), f"{name} keeps to the limits now: take it off the list"
 
 
 # ----------------------------------------------------------- stored outputs
@@ -137,8 +239,11 @@ def test_stored_outputs_are_complete_and_small(nb):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert "widgets" not in nb.metadata
     assert not machine_paths(nb)
-    sliders = any('type="range"' in str(o.get("data", {}).get("text/html", "")) for o in outputs)
-    assert nb.path.stat().st_size <= (1_500_000 if sliders else 300_000)
+    assert nb.path.stat().st_size <= 700_000
+
+
+def test_the_notebooks_are_light():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 9_000_000
 
 
 def shows_picture(cell):
@@ -152,15 +257,16 @@ def test_pictures_have_alternative_text(nb):
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         for out in cell.outputs:
             html = BeautifulSoup(str(out.get("data", {}).get("text/html", "")), "html.parser")
-            images = html.find_all("img")
+            images, lone = html.find_all("img"), "image/png" in out.get("data", {})
             assert all(i.get("alt") for i in images), cell.source
-            assert images or alt or "image/png" not in out.get("data", {}), cell.source
+            assert not lone or alt or out.metadata.get("image/png", {}).get("alt"), cell.source
+            assert not (lone and images), "the picture is stored twice"
 
 
 @each_notebook
 def test_after_a_figure_comes_what_to_see_in_it(nb):
     inside = False  # an exercise or a solution explains itself
-    for cell, after in pairwise(nb.cells):
+    for cell, after in pairwise(c for c in nb.cells if "checked" not in tags(c)):
         marks = re.findall(r"^:{3,}\{(?:exercise|solution)-(start|end)\}", cell.source, re.M)
         inside = marks[-1] == "start" if marks else inside
         if shows_picture(cell) and not inside:
@@ -186,6 +292,15 @@ def site(tmp_path_factory):
 def soups(site):
     pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
     return {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in pages}
+
+
+def test_numbers_begin_with_the_chapter(soups):
+    """Figure 4.2, equation (4.6), Exercise 4.1: wherever the chapter stands."""
+    for page, soup in soups.items():
+        if page.stem[:2].isdigit():
+            numbers = [tag.get_text() for tag in soup.select(".caption-number, .eqno")]
+            numbers = [re.search(r"(\d+)\.\d+", text) for text in numbers if re.search(r"\d", text)]
+            assert numbers and all(m and int(m[1]) == int(page.stem[:2]) for m in numbers), page.name
 
 
 REMOTE = re.compile(r"^\s*(?:https?:)?//")
@@ -258,13 +373,13 @@ def browser():
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def dom_of(page, profile):
+def dom_of(page, profile, script=PROBE):
     """The page as Chromium shows it, after its scripts and the probe have run, without a network."""
     probe = page.with_suffix(".probe.html")
-    probe.write_text(page.read_text("utf-8").replace("</body>", PROBE), "utf-8")
+    probe.write_text(page.read_text("utf-8").replace("</body>", script), "utf-8")
     options = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
         --disable-background-networking --disable-component-update --virtual-time-budget=20000
-        --dump-dom""".split()
+        --window-size=1600,900 --dump-dom""".split()
     options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
     command = [browser(), *options, probe.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
@@ -305,3 +420,36 @@ def test_every_source_is_cited():
     groups = re.findall(r"\{cite[\w:]*\}`([^`]+)`", "\n".join(map(text_of, PAGES)))
     cited = {key.strip() for group in groups for key in group.split(",")}
     assert not {key for key, _ in ENTRIES} - cited
+
+
+# In a frame a page is as wide as we like; it tells its parent what does not fit.
+WIDTHS = """<script>
+addEventListener("load", () => setTimeout(() => {
+  for (const d of document.querySelectorAll("main details")) d.open = true;
+  const phone = innerWidth < 768, shown = [...document.querySelectorAll("main article *")];
+  const scrolls = e => e.scrollWidth > e.clientWidth + 1 && e.getClientRects().length;
+  const boxes = phone ? ".cell_output:has(table, img), .pst-scrollable-table-container"
+                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math";
+  const bad = shown.filter(e => e.matches(boxes) && scrolls(e));
+  bad.push(...shown.filter(e => e.matches("table, img") && e.getBoundingClientRect().right > innerWidth + 1));
+  const texts = bad.map(e => `${e.tagName}: ${(e.innerText || e.alt).trim().slice(0, 60)}`);
+  if (scrolls(document.documentElement)) texts.push("the page itself");
+  parent.postMessage(`${innerWidth}: ${texts.join(" | ") || "all fits"}`, "*");
+}, 3000));
+</script></body>"""
+FRAMES = """<body><script>addEventListener("message", e => document.body.append(`[${e.data}]`));</script>
+<iframe width="1200" height="900" src="NAME"></iframe><iframe width="390" height="900" src="NAME"></iframe></body>"""
+
+
+@pytest.mark.skipif(not browser(), reason="no Chromium on this machine")
+def test_nothing_is_cut_or_scrolls_sideways(soups, tmp_path):
+    """At 1200 px all code and all outputs fit; at 390 px tables and pictures do, and code may scroll in its box."""
+    told = {}
+    for page in soups:
+        if page.parent.name == "book":
+            inner = page.with_suffix(".widths.html")
+            inner.write_text(page.read_text("utf-8").replace("</body>", WIDTHS), "utf-8")
+            outer = page.with_suffix(".frames.html")
+            outer.write_text(FRAMES.replace("NAME", inner.name), "utf-8")
+            told[page.stem] = re.findall(r"\[((?:1200|390): [^\]]*)\]", dom_of(outer, tmp_path / page.stem, "</body>"))
+    assert told and not {p: t for p, t in told.items() if sorted(t) != ["1200: all fits", "390: all fits"]}

@@ -143,3 +143,58 @@ def test_a_wheel_brings_the_trained_networks(tmp_path):
         archive.extractall(site)
     run = f"import sys; sys.path.insert(0, sys.argv[1]); exec({PROBE!r})"
     subprocess.run([sys.executable, "-I", "-c", run, str(site)], check=True, cwd=elsewhere)
+
+
+def executed(*outputs, tags=()):
+    from nbformat import v4
+
+    return v4.new_notebook(cells=[v4.new_code_cell("1", id="a", outputs=list(outputs), metadata={"tags": list(tags)})])
+
+
+def test_a_picture_is_stored_once_with_its_alternative_text():
+    import run_notebooks as script
+    import torch
+    from nbformat import v4
+
+    from klrp import plot, widgets
+
+    def stored(picture):
+        data, metadata = picture._repr_mimebundle_()
+        nb = executed(v4.new_output("execute_result", data, metadata=metadata))
+        script.tidy(nb)
+        return nb.cells[0].outputs[0]
+
+    figures = [plot.panel([torch.eye(8) * x], ["map"]) for x in (1, -1)]
+    one = stored(plot.show(figures[0], "A diagonal."))
+    assert set(one.data) == {"image/png", "text/plain"}
+    assert one.metadata == {"image/png": {"alt": "A diagonal."}}
+    slider = stored(widgets.frames(figures, "ab", ["Red.", "Blue."]))
+    assert set(slider.data) == {"text/html", "text/plain"} and not slider.metadata
+
+
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        ("mlp    0.31 s\nvgg  2.0 s\n", True),
+        ("mlp 0.91 s\nvgg 2.0 s\n", False),  # three times as long is news
+        ("mlp 0.30 s\nalex 2.0 s\n", False),
+        ("mlp 0.30 s\n", False),
+    ],
+)
+def test_times_that_a_run_confirms_are_not_stored_again(text, kept):
+    import run_notebooks as script
+    from nbformat import v4
+
+    earlier, later = (v4.new_output("stream", name="stdout", text=t) for t in ("mlp 0.30 s\nvgg 2.1 s\n", text))
+    for tags in (["times"], []):
+        nb = executed(later, tags=tags)
+        script.tidy(nb, script.timed(executed(earlier, tags=tags)))
+        assert nb.cells[0].outputs == [earlier if kept and tags else later]
+
+
+def test_an_address_of_memory_is_found():
+    import run_notebooks as script
+    from nbformat import v4
+
+    for text, found in {"<function f at 0x7f3a5c0d1e50>": True, "the byte at 0x10": False}.items():
+        assert bool(script.machine_paths(executed(v4.new_output("stream", name="stdout", text=text)))) == found

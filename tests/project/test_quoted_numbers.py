@@ -71,6 +71,7 @@ def shown(nb):
                 texts += [out.get("text", ""), data.get("text/plain", "")]
                 page = BeautifulSoup(data.get("text/html", ""), "html.parser")
                 texts += [page.get_text(" "), *(image.get("alt", "") for image in page.find_all("img"))]
+                texts += [about.get("alt", "") for about in out.get("metadata", {}).values() if isinstance(about, dict)]
             for text in texts:
                 plain = re.sub(r"(\d)e([-+]?\d+)", r"\1e\2", text)
                 for found in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?", plain):
