@@ -125,11 +125,12 @@ def is_check(statement):
 
 
 @each_notebook
-def test_checked_cells_only_assert(nb):
+def test_checked_cells_do_nothing_but_assert(nb):
     for cell in code_cells(nb):
         if "checked" in tags(cell):
             assert "hide-input" in tags(cell) and not cell.outputs
-            assert all(map(is_check, ast.parse(cell.source).body)), cell.source
+            *others, last = ast.parse(cell.source).body
+            assert is_check(last) and all(is_check(s) or isinstance(s, ast.Assign) for s in others), cell.source
 
 
 @each_notebook
@@ -145,10 +146,7 @@ MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read fir
 # Chapters whose core is larger: its words, its visible code cells, and those of them that stand, without output, right
 # behind another. A chapter may only become smaller, and leaves this list when it keeps to the limits.
 LARGER: dict[str, tuple[int, int, int]] = {
-    "02_rules": (4184, 70, 13),
-    "03_semirings": (5274, 102, 24),
     "04_boolean": (2691, 40, 0),
-    "05_counting": (4022, 92, 29),
     "06_viterbi": (3843, 96, 29),
     "07_own_semiring": (4345, 99, 23),
     "08_taps": (3489, 78, 31),
