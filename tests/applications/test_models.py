@@ -337,6 +337,16 @@ def test_every_shipped_file_has_its_hash_and_no_other():
         assert all(isinstance(x, torch.Tensor) for x in shipped.shipped(file).values())
 
 
+@pytest.mark.parametrize("name", ["digit_vit", "digit_lstm", "imagenette_vgg"])
+def test_a_shipped_network_has_single_precision_whatever_the_default(name):
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert {p.dtype for p in getattr(models, name)().parameters()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_the_shipped_files_come_with_the_package():
     """Whatever the current folder is; that a wheel holds them, tests/project checks."""
     assert shipped.WEIGHTS.parent == Path(models.__file__).parent

@@ -152,7 +152,6 @@ LARGER: dict[str, tuple[int, int, int]] = {
     "08_taps": (3489, 78, 31),
     "09_vgg16": (3401, 93, 38),
     "10_thresholds": (2940, 59, 23),
-    "11_beyond_chains": (4705, 118, 37),
     "12_speed": (3012, 63, 23),
     "13_masks": (2856, 64, 24),
     "14_pruning": (2499, 65, 21),
