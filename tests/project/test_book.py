@@ -4,6 +4,8 @@ The notebooks themselves are executed by nbval (`make test`), not here.
 """
 
 import ast
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -18,6 +20,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from run_notebooks import is_current, machine_paths, read
+
+import klrp
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -291,6 +295,17 @@ def site(tmp_path_factory):
 def soups(site):
     pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
     return {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in pages}
+
+
+def test_the_reference_has_every_public_function_and_class(soups):
+    tags = [t for page, soup in soups.items() if page.stem.startswith("api") for t in soup.find_all("dt", id=True)]
+    known = {tag["id"].rsplit(".")[-1] for tag in tags}
+    names = "symbolic semirings conversions rules composites data models plot widgets masks pruning perturbation"
+    for module in [klrp, *(importlib.import_module(f"klrp.{name}") for name in names.split())]:
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert name in known or not value.__module__.startswith("klrp"), f"{module.__name__}.{name}"
 
 
 def test_numbers_begin_with_the_chapter(soups):
