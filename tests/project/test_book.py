@@ -19,7 +19,8 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from run_notebooks import is_current, machine_paths, read
+from install_cell import address, is_install, with_install
+from run_notebooks import is_current, machine_paths, read, sources_hash
 
 import klrp
 
@@ -118,9 +119,18 @@ def test_cells_are_short_and_prose_outweighs_code(nb):
         if "hide-input" not in tags(cell):
             assert len(code_lines(cell)) <= 15, cell.source
         assert max(map(len, code_lines(cell)), default=0) <= 88, cell.source
-    first = code_lines(code_cells(nb)[0])
+    first = code_lines(next(c for c in code_cells(nb) if not is_install(c)))
     assert "import klrp" in first and len(first) <= 4
     assert len(re.findall(r"\b[^\W\d_]{2,}\b", prose(nb))) >= 5 * sum(lines)
+
+
+@each_notebook
+def test_the_cell_that_installs_is_the_same_everywhere(nb):
+    nb.pop("path")
+    assert with_install(nb, address()) == nb, "python scripts/install_cell.py"
+    there, gone = with_install(nb, "https://example.org/book"), with_install(nb, "")
+    assert sum(map(is_install, there.cells)) == 1 and with_install(there, "") == gone
+    assert sources_hash(there) == sources_hash(nb)
 
 
 def is_check(statement):
@@ -137,7 +147,7 @@ def test_checked_cells_only_assert(nb):
 
 @each_notebook
 def test_no_boilerplate(nb):
-    source = "\n".join(c.source for c in code_cells(nb))
+    source = "\n".join(c.source for c in code_cells(nb) if not is_install(c))
     for banned in ("!pip", "%pip", "def set_seed", "urllib", "import *"):
         assert banned not in source, banned
 
