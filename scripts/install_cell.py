@@ -4,6 +4,7 @@ The address is repository.url of _config.yml. While it is empty there is nothing
 cell. The cell stands before all other code, folded in the page, and is the same everywhere; twice does no more than once.
 """
 
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -37,18 +38,17 @@ def is_install(cell) -> bool:
 
 def with_install(nb, url: str):
     """The notebook with the cell for this address; without any for an empty one."""
-    cells = [cell for cell in nb.cells if not is_install(cell)]
+    cells = deepcopy([cell for cell in nb.cells if not is_install(cell)])
     if url:
         first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
         made = v4.new_code_cell(SOURCE.format(url=url), id="install0", metadata={"tags": ["hide-cell", TAG]})
         cells.insert(first, made)
-    nb = nbformat.from_dict({**nb, "cells": cells})
     for count, cell in enumerate((c for c in cells if c.cell_type == "code" and c.source.strip()), start=1):
         cell.execution_count = count
         for out in cell.outputs:
             if out.output_type == "execute_result":
                 out.execution_count = count
-    return nb
+    return nbformat.from_dict({**nb, "cells": cells})
 
 
 def main() -> None:
