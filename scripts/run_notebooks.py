@@ -54,7 +54,8 @@ def fingerprint(source: str) -> str:
 
 def sources_hash(nb) -> str:
     """The code cells and klrp/. Prose has no part in it: a mended sentence changes no output."""
-    cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    cells = [cell.source for cell in code if "install" not in cell.metadata.get("tags", [])]
     parts = [fingerprint(source) for source in cells]
     for path in sorted((ROOT / "klrp").rglob("*.py")):
         name = path.relative_to(ROOT / "klrp").with_suffix("").parts[0]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.environment.collectors.toctree import TocTreeCollector
 
+ROOT = Path(__file__).resolve().parents[2]
 CHECKED = "✓ checked"
 
 
@@ -69,12 +71,44 @@ def number_by_chapter(app, env):
     return changed
 
 
+LITERAL = r"`+[^`]*`+"  # code, and formulas in a role
+MARKED = re.compile(rf"{LITERAL}|\[[^\[\]]*\]|\|")
+
+
+def plain_docstring(app, what, name, obj, options, lines):
+    """What autodoc and napoleon would take for markup, though our docstrings mean it as it stands.
+
+    The asterisk of a shape, [N, *step], begins no emphasis, and |d| is no substitution. What a
+    property says before a colon is no type, which napoleon looks for in the first line: we give it an
+    empty comment.
+    """
+
+    def escaped(match):
+        text = match[0]
+        return text if text[0] == "`" else re.sub(r"[*|]", r"\\\g<0>", text)
+
+    formula = False
+    for i, line in enumerate(lines):
+        start = line.lstrip()
+        formula = (
+            start.startswith(".. math::")
+            or formula
+            and line[:1] in ("", " ")
+        )
+        if not formula and not start.startswith((">>>", "...")):
+            lines[i] = MARKED.sub(escaped, line)
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]
+
+
 def setup(app):
+    sys.path.insert(0, str(ROOT))  # the reference is that of this klrp
     app.connect("doctree-read", name_checked_cells)
     app.connect("doctree-read", name_pictures)
-    app.connect(
-        "env-get-updated", number_by_chapter, priority=600
-    )  # after Sphinx's own
+    # Before napoleon.
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)
+    # After Sphinx's own numbers.
+    app.connect("env-get-updated", number_by_chapter, priority=600)
     return {
         "version": "1",
         "parallel_read_safe": True,

@@ -4,6 +4,8 @@ The notebooks themselves are executed by nbval (`make test`), not here.
 """
 
 import ast
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -17,7 +19,10 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from run_notebooks import is_current, machine_paths, read
+from install_cell import address, is_install, with_install
+from run_notebooks import is_current, machine_paths, read, sources_hash
+
+import klrp
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -115,9 +120,18 @@ def test_cells_are_short_and_prose_outweighs_code(nb):
         if "hide-input" not in tags(cell):
             assert len(code_lines(cell)) <= 15, cell.source
         assert max(map(len, code_lines(cell)), default=0) <= 88, cell.source
-    first = code_lines(code_cells(nb)[0])
+    first = code_lines(next(c for c in code_cells(nb) if not is_install(c)))
     assert "import klrp" in first and len(first) <= 4
     assert len(re.findall(r"\b[^\W\d_]{2,}\b", prose(nb))) >= 5 * sum(lines)
+
+
+@each_notebook
+def test_the_cell_that_installs_is_the_same_everywhere(nb):
+    nb.pop("path")
+    assert with_install(nb, address()) == nb, "python scripts/install_cell.py"
+    there, gone = with_install(nb, "https://example.org/book"), with_install(nb, "")
+    assert sum(map(is_install, there.cells)) == 1 and with_install(there, "") == gone
+    assert sources_hash(there) == sources_hash(nb)
 
 
 def is_check(statement):
@@ -135,7 +149,7 @@ def test_checked_cells_do_nothing_but_assert(nb):
 
 @each_notebook
 def test_no_boilerplate(nb):
-    source = "\n".join(c.source for c in code_cells(nb))
+    source = "\n".join(c.source for c in code_cells(nb) if not is_install(c))
     for banned in ("!pip", "%pip", "def set_seed", "urllib", "import *"):
         assert banned not in source, banned
 
@@ -288,6 +302,17 @@ def site(tmp_path_factory):
 def soups(site):
     pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
     return {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in pages}
+
+
+def test_the_reference_has_every_public_function_and_class(soups):
+    tags = [t for page, soup in soups.items() if page.stem.startswith("api") for t in soup.find_all("dt", id=True)]
+    known = {tag["id"].rsplit(".")[-1] for tag in tags}
+    names = "symbolic semirings conversions rules composites data models plot widgets masks pruning perturbation"
+    for module in [klrp, *(importlib.import_module(f"klrp.{name}") for name in names.split())]:
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert name in known or not value.__module__.startswith("klrp"), f"{module.__name__}.{name}"
 
 
 def test_numbers_begin_with_the_chapter(soups):
