@@ -7,7 +7,7 @@ where the numbers leave its range. ``blocked`` takes everything and is the refer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -29,8 +29,12 @@ __all__ = ["KERNELS", "Cache", "Kernel", "Task", "chosen", "contract", "edges", 
 
 
 # The semirings that compiled code knows, by their hints, and what it then does with a share d and R_k.
-REACH, COUNT, MAX, MINIMUM, BOUNDED = range(5)
+REACH, COUNT, MAX, MINIMUM, BOUNDED, EXPONENTIAL = range(6)
 KINDS = {"any,and": REACH, "count": COUNT, "max,mul": MAX, "max,min": MINIMUM, "max,bounded": BOUNDED}
+# Of logarithms: the form of Θ, and the sign with which they grow.
+LOGARITHMS = {"max,add": ("log", 1), "min,add": ("neglog", -1)}
+# exp(−600) times the smallest share of single precision is still a normal float64.
+SPREAD = 600.0
 EXACT = 2.0**53  # below it float64 holds every integer
 
 
@@ -168,16 +172,17 @@ def unknown(semiring: Semiring) -> str:
     return f"none is known for the semiring {semiring.name}"
 
 
-def single_product_objection(task: Task) -> str:
-    """Why a loop over the edges cannot do with one product each, for the semirings of KINDS; empty if it can.
+def single_product_objection(task: Task, kinds: Mapping[str | None, int] = KINDS) -> str:
+    """Why a loop over the edges cannot do with one product each, for the semirings of ``kinds``; empty if it can.
 
-    Shares are compared with a threshold, or they are in [0, 1] and Θ is the identity.
+    Shares are compared with a threshold, or they are in [0, 1] and Θ is the identity, or their logarithm.
     """
-    kind = KINDS.get(task.semiring.fused)
+    kind = kinds.get(task.semiring.fused)
     if kind is None or task.semiring.shape:
         return unknown(task.semiring)
     cuts, (form, cut) = kind in (REACH, COUNT), task.theta.form
-    forms = ("threshold", "magnitude", "positive") if cuts else ("identity",)
+    whole, _ = LOGARITHMS.get(task.semiring.fused, ("identity", 1))
+    forms = ("threshold", "magnitude", "positive") if cuts else (whole,)
     if form not in forms:
         return f"with {task.semiring.name} there is one for Θ = {' or '.join(forms)}"
     if form in ("threshold", "magnitude") and not bool(torch.as_tensor(cut > 0).all()):
@@ -240,4 +245,4 @@ def _none_left(why: str) -> KlrpError:
 from klrp.kernels import blocked, gradient, lists, loops, pnorm, threads, transport  # noqa: E402  they import what stands above
 
 # The first without an objection works: the fast ones before the others.
-KERNELS = (gradient, transport, lists, loops, pnorm, blocked)
+KERNELS = (gradient, lists, transport, loops, pnorm, blocked)

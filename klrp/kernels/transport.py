@@ -4,7 +4,8 @@
     MAX_PLUS   log max_k d_jk exp R_k         by that of maxima of products
     TROPICAL   −log max_k d_jk exp(−R_k)      likewise: the least cost is the largest exp of its negative
 
-It is computed in double precision, each sample relative to its largest R_k, for shares in [0, 1].
+It is computed in double precision, each sample relative to its largest R_k, for shares in [0, 1]. The kernel of lists
+takes the exponentials of what it lists by itself, and comes before.
 """
 
 from __future__ import annotations
@@ -16,19 +17,16 @@ from torch import Tensor
 
 from klrp import kernels
 from klrp.conversions import identity
-from klrp.kernels import Task, broadcast_samples, unknown
+from klrp.kernels import LOGARITHMS, SPREAD, Task, broadcast_samples, unknown
 from klrp.semirings import Semiring
 
 NAME = ""  # users see the kernel that does the work
-
-# exp(−600) times the smallest share of single precision is still a normal float64.
-SPREAD = 600.0
 
 _NUMBERS = {"zero": 0.0, "one": 1.0, "domain": (0, float("inf")), "dtype": torch.float64, "mul": torch.mul}
 SUMS = Semiring("sums of exponentials", add=lambda x, dim: x.sum(dim), fused="sum,mul", **_NUMBERS)
 MAXIMA = Semiring("maxima of exponentials", add=lambda x, dim: x.amax(dim), fused="max,mul", **_NUMBERS)
 # A semiring's hint: where its exponentials live, the form of its Θ, and the sign of a logarithm.
-HINTS = {"logsumexp,add": (SUMS, "log", 1), "max,add": (MAXIMA, "log", 1), "min,add": (MAXIMA, "neglog", -1)}
+HINTS = {"logsumexp,add": (SUMS, "log", 1)} | {hint: (MAXIMA, *rest) for hint, rest in LOGARITHMS.items()}
 
 
 def why_not(task: Task) -> str:

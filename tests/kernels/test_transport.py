@@ -37,6 +37,28 @@ def test_what_lies_too_far_apart_goes_the_generic_way(semiring, sign):
     assert transport.sample_maxima(sign * start) is None
 
 
+@pytest.mark.skipif(not threads.AVAILABLE, reason="Numba is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("semiring, sign", [("max_plus", 1), ("tropical", -1)])
+@pytest.mark.parametrize("shape", [(23,), (5, 7, 6)], ids=["linear", "convolution"])
+def test_each_sample_is_relative_to_its_own_best(shape, semiring, sign, dtype):
+    net = nn.Sequential(nn.Linear(23, 37) if len(shape) == 1 else nn.Conv2d(5, 11, 3), nn.Flatten()).to(dtype)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, *shape, generator=draw, dtype=dtype)
+    # Each sample at another height; in the last three some, all and all but one neuron are without relevance.
+    start = torch.tensor([[0], [-3e5], [7e4], [0], [1e4]], dtype=dtype)
+    start = start - 500 * torch.rand(net(x).shape, generator=draw, dtype=dtype)
+    start[2, ::3], start[3], start[4, 1:] = -torch.inf, -torch.inf, -torch.inf
+    settings = {"semiring": semiring, "rule": rules.max_share(), "start": sign * start}
+    with only("lists"):
+        found = klrp.explain(net, x, **settings)
+    with only("blocked"):
+        slow = klrp.explain(net, x, **settings)
+    assert (found.input[3] == -sign * torch.inf).all() and (found.input[0] != -sign * torch.inf).any()
+    size = 1e-6 if dtype == torch.float32 else 1e-13
+    assert_equal_maps(found, slow, exact=False, rtol=size, atol=10 * size)
+
+
 class Total(nn.Module):
     """Outputs [N], without an axis for the features."""
 

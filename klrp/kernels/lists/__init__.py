@@ -6,6 +6,7 @@ taken out of the loop over the edges:
     Boolean    R_j = [ a_j max_k w_jk (R_k / z_k) ≥ θ ]
     counting   R_j = Σ_k [ w_jk / z_k ≥ θ / a_j ] R_k
     max, ×     R_j = a_j max_k w_jk (R_k / z_k)
+    max, +     R_j = log a_j max_k w_jk (exp R_k / z_k), relative to the sample's largest R_k; min, + likewise
 
 What remains runs over sparse lists: ``build`` makes them, ``pack`` arranges the weights, and ``walk`` goes through
 them; ``layout`` says how maps look to these, and ``threads`` shares the work out. Results are those of the generic
@@ -18,7 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import COUNT, KINDS, MAX, REACH, Task, compiled_objection, inexact, single_product_objection, threads
+from klrp.kernels import (
+    COUNT,
+    EXPONENTIAL,
+    KINDS,
+    LOGARITHMS,
+    MAX,
+    REACH,
+    SPREAD,
+    Task,
+    compiled_objection,
+    inexact,
+    single_product_objection,
+    threads,
+)
 from klrp.kernels.cache import Cache
 from klrp.kernels.lists import layout, walk
 from klrp.kernels.lists.build import Lists, sparse_lists
@@ -28,6 +42,7 @@ from klrp.rules import Map
 from klrp.shares import PartShares
 
 NAME = "lists"
+TAKEN = KINDS | dict.fromkeys(LOGARITHMS, EXPONENTIAL)
 
 # Fewer samples, and one more for each 2^20 weights, use a dense matrix too little to pay for another copy of it, or for
 # a look at its largest entries. Measured for Boolean and Viterbi: with 1024 x 1024 weights 8 samples take 1.6 and 3.8
@@ -39,13 +54,13 @@ ROOM = 2.0**26
 
 def why_not(task: Task) -> str:
     """Why it cannot take this task."""
-    return single_product_objection(task) or _machine_objection(task.layer, task.device)
+    return single_product_objection(task, TAKEN) or _machine_objection(task.layer, task.device)
 
 
 def contract(task: Task, r: Tensor) -> list[Tensor] | None:
     """R_j [N, *input] from R_k [N, *output]; None where they leave what it computes exactly: integers above 2^53, and
     quotients of numbers that are very small or large."""
-    kind = KINDS[task.semiring.fused]
+    kind = TAKEN[task.semiring.fused]
     if inexact(r, r):
         return None
     with threads.torch_on_one_thread():
@@ -103,11 +118,15 @@ def _best(task: Task, kind: int, r: Tensor) -> Tensor | None:
     z = _z(task, r)
     r = r.to(torch.promote_types(r.dtype, z.dtype))
     weights = _weights(task, read, omega)
-    found = _lists(task, kind, r, z, task.rule.margin(z))
+    _, sign = LOGARITHMS.get(task.semiring.fused, ("", 1))
+    each = r.unsqueeze(-1).flatten(1)
+    best = each.amax(1) if sign == 1 else each.amin(1)
+    best = best.masked_fill(best == task.semiring.zero, 0)  # of a sample without relevance
+    found = _lists(task, kind, r, z, task.rule.margin(z), best)
     if not _in_range(found, weights, z.dtype):
         return None
     # Shares of at most 1 make no more of R_k; what rounding adds is cut off.
-    result, _ = _walk(task.layer, kind, found, weights, read, r.dtype, r.unsqueeze(-1).flatten(1).amax(1))
+    result, _ = _walk(task.layer, kind, found, weights, read, r.dtype, best, sign)
     return result
 
 
@@ -154,11 +173,12 @@ def _z(task: Task, r: Tensor) -> Tensor:
     return largest(part, task.cache, r != task.semiring.zero)
 
 
-def _lists(task: Task, kind: int, r: Tensor, z: Tensor, margin: Tensor) -> Lists:
+def _lists(task: Task, kind: int, r: Tensor, z: Tensor, margin: Tensor, best: Tensor | None = None) -> Lists:
     (part,), layer = task.shares.parts, task.layer
     epsilon = layout.per_position(layer, margin)
+    best = None if best is None else layout.per_position(layer, best)
     r, z = layout.channels_last(layer, r), layout.channels_last(layer, z)
-    return sparse_lists(kind, r, z, task.semiring.zero, epsilon, part.scale)
+    return sparse_lists(kind, r, z, task.semiring.zero, epsilon, part.scale, best)
 
 
 def _weights(task: Task, read: Read, omega: Map) -> Weights:
@@ -168,9 +188,11 @@ def _weights(task: Task, read: Read, omega: Map) -> Weights:
 
 
 def _in_range(found: Lists, weights: Weights, dtype: torch.dtype) -> bool:
-    """Whether no product of a value and a weight overflows, and no value has lost digits to a large z."""
+    """Whether no product of a value and a weight overflows, and no value has lost digits to a large z or is exp of a
+    number too far below 0."""
     largest = float(np.finfo(found.value.dtype).max)
-    return found.share * weights.peak < largest and found.z < 1 / (torch.finfo(dtype).tiny * ROOM)
+    kept = found.z < 1 / (torch.finfo(dtype).tiny * ROOM) and found.spread <= SPREAD
+    return kept and found.share * weights.peak < largest
 
 
 def _walk(

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import BOUNDED, COUNT, MAX, MINIMUM
+from klrp.kernels import BOUNDED, COUNT, EXPONENTIAL, MAX, MINIMUM
 from klrp.kernels.threads import flat, parallel_for
 
 # Neurons that are sorted at once: 128 KB of float32, and as much again for their levels and positions, stay in L2.
@@ -32,7 +32,8 @@ LEVELS = 64  # half octaves below the largest key of a strip: the last one takes
 class Lists(NamedTuple):
     """The upper neurons with relevance: list i is the slice starts[i]:starts[i + 1] of the other arrays.
 
-    ``share`` is the largest |c / z| or |r c / z| that went into values, ``z`` the largest |z|.
+    ``share`` is the largest |c / z| or |r c / z| that went into values, ``z`` the largest |z|, ``spread`` the largest
+    |r − best|.
     """
 
     starts: np.ndarray
@@ -42,9 +43,12 @@ class Lists(NamedTuple):
     bound: np.ndarray
     share: float
     z: float
+    spread: float
 
 
-def sparse_lists(kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0) -> Lists:
+def sparse_lists(
+    kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, scale: float = 1.0, best: Tensor | None = None
+) -> Lists:
     """One list for each position and group of the maps r and z: what is left where r is ``zero``.
 
     ``margin`` [samples, positions] is the stabiliser ε: z stands for z ± ε, with the sign of z, and for ∞ where that
@@ -52,6 +56,8 @@ def sparse_lists(kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, s
 
     * REACH, COUNT: values scale / z, weights r; by the size of scale / z.
     * MAX: values r · scale / z, in the higher precision of the two; by the value.
+    * EXPONENTIAL: values exp(−|r − best|) · scale / z, in double precision, where ``best`` [samples, positions] is the
+      largest r of the sample, or the least; by the value.
     * MINIMUM, BOUNDED: values scale / z, weights r; by the weight.
 
     ``bound`` at a place is no less than any key from there on. The order is that of the half octave.
@@ -70,20 +76,20 @@ def sparse_lists(kind: int, r: Tensor, z: Tensor, zero: float, margin: Tensor, s
     np.cumsum(starts, out=starts)
     length = starts[-1] + 1  # the last entry is neutral
     index = np.empty(length, np.int32)
-    value = np.empty(length, np.promote_types(r_at.dtype, z_at.dtype) if kind == MAX else z_at.dtype)
+    higher = {MAX: r_at.dtype, EXPONENTIAL: np.float64}.get(kind, z_at.dtype)
+    value = np.empty(length, np.promote_types(higher, z_at.dtype))
     weight = np.empty(length, r_at.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
     bound = np.empty(length, value.dtype)
     index[-1] = value[-1] = weight[-1] = bound[-1] = 0
-    extremes = np.zeros((n * strips * groups, 2), value.dtype)
+    extremes = np.zeros((n * strips * groups, 3), value.dtype)
     # Half octaves: the exponent and the first bit behind it.
     shift, bits = (22, np.int32) if value.itemsize == 4 else (51, np.int64)
     limits = number(scale), number(torch.finfo(z.dtype).tiny)
     parallel_for(
         fill, n * strips, sizes, marks, mark_strides, r_at, r_strides, z_at, z_strides, *flat(margin.to(z.dtype)),
-        *limits, shift, starts, index, value, weight, bound.view(bits), extremes,
+        *flat(margin if best is None else best), *limits, shift, starts, index, value, weight, bound.view(bits), extremes,
     )  # fmt: skip
-    share, total = extremes.max(0, initial=0).tolist()
-    return Lists(starts, index, value, weight, bound, share, total)
+    return Lists(starts, index, value, weight, bound, *extremes.max(0, initial=0).tolist())
 
 
 def _flat_plane(x: Tensor) -> Tensor:
@@ -96,7 +102,7 @@ def _flat_plane(x: Tensor) -> Tensor:
 def _builders(kind: int) -> tuple[Callable, Callable]:
     from numba import njit
 
-    product = kind == MAX
+    exponential, product = kind == EXPONENTIAL, kind == MAX
     by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, MINIMUM, BOUNDED)
 
     # A task is a strip of positions: along it memory is read in one direction, whatever the order of the axes.
@@ -124,7 +130,7 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
     @njit(cache=True, nogil=True, error_model="numpy")
     def fill(
         first, last, sizes, marks, mark_strides, r, r_strides, z, z_strides, margin, margin_strides,
-        scale, tiny, shift, starts, index, value, weight, bound, extremes,
+        best, best_strides, scale, tiny, shift, starts, index, value, weight, bound, extremes,
     ):  # fmt: skip
         strip, strips, positions, groups, channels = sizes
         # The entries of a strip, in the order of k; one more place takes what is left out.
@@ -141,7 +147,8 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
             here = min(strip, positions - p0)
             origin = starts[(n * positions + p0) * groups + g]
             begin, size, top = 0, 0, 0
-            largest_share, largest_total = abs(value[-1]), abs(z.dtype.type(0))
+            largest_share = spread = abs(value[-1])
+            largest_total = abs(z.dtype.type(0))
             for k in range(channels):
                 r_k, z_k = r_base + k * r_strides[3], z_base + k * z_strides[3]
                 m_k = m_base + k * mark_strides[3]
@@ -151,15 +158,19 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
                 for e in range(begin, size):
                     relevance = r[r_k + position[e] * r_strides[1]]
                     total = z[z_k + position[e] * z_strides[1]]
-                    epsilon = margin[n * margin_strides[0] + (p0 + position[e]) * margin_strides[1]]
+                    at = p0 + position[e]
+                    epsilon = margin[n * margin_strides[0] + at * margin_strides[1]]
                     total = total - epsilon if total < 0 else total + epsilon
                     dead = abs(total) < tiny
-                    if product:
+                    if exponential:
+                        below = abs(value.dtype.type(relevance) - best[n * best_strides[0] + at * best_strides[1]])
+                        spread = max(spread, below)
+                        share[e] = 0 if dead else np.exp(-below) * (scale / total)
+                    elif product:
                         share[e] = 0 if dead else relevance * (scale / total)
-                        key[0] = abs(share[e])
                     else:
                         share[e] = 0 if dead else scale / total
-                        key[0] = relevance if by_weight else abs(share[e])
+                    key[0] = relevance if by_weight else abs(share[e])
                     largest_share = max(largest_share, abs(share[e]))
                     largest_total = max(largest_total, abs(total))
                     if weighted:
@@ -167,7 +178,7 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
                     level[e] = bits[0] >> shift
                     top = max(top, level[e])
                 begin = ends[k] = size
-            extremes[task, 0], extremes[task, 1] = largest_share, largest_total
+            extremes[task, 0], extremes[task, 1], extremes[task, 2] = largest_share, largest_total, spread
             # Then a counting sort of all lists of the strip at once.
             places[:] = 0
             for e in range(size):

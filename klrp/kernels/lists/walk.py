@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import BOUNDED, COUNT, MAX, MINIMUM, REACH
+from klrp.kernels import BOUNDED, COUNT, EXPONENTIAL, MAX, MINIMUM, REACH
 from klrp.kernels.lists.build import Lists
 from klrp.kernels.lists.pack import Weights
 from klrp.kernels.threads import FAST, flat, parallel_for
@@ -49,6 +49,7 @@ def run(
     * REACH: whether d ≥ limit for any entry, where sign · a > 0.
     * COUNT: Σ of the weights where d ≥ limit, where sign · a > 0.
     * MAX, MINIMUM, BOUNDED: max of |d|, of min(|d|, weight), of |d| + weight − 1, and at most limit.
+    * EXPONENTIAL: limit + sign · log max |d|, where that is at most 1.
 
     It returns whether there was an activation of the other sign, which REACH and COUNT leave out.
     """
@@ -97,7 +98,8 @@ def _walker(kind: int, lanes: int) -> Callable:
     from numba import njit
 
     # Constants of the compiled code: what does not belong to the kind is compiled away.
-    reach, count, maximum = kind == REACH, kind == COUNT, kind == MAX
+    reach, count, exponential = kind == REACH, kind == COUNT, kind == EXPONENTIAL
+    maximum = exponential or kind == MAX
     minimum, bounded = kind == MINIMUM, kind == BOUNDED
     stops = reach or count
     bounds = stops or maximum  # whose keys times weights bound what an entry can bring
@@ -134,6 +136,7 @@ def _walker(kind: int, lanes: int) -> Callable:
             b = task // (ys * samples) % blocks
             g = task // (ys * samples * blocks)
             limit = limits[n * ys + y]
+            ceiling = value.dtype.type(1) if exponential else limit
             filled = min(lanes, channels - b * lanes)
             a_base = n * a_strides[0] + y * a_strides[1] + g * a_strides[3]
             least = nothing
@@ -241,7 +244,8 @@ def _walker(kind: int, lanes: int) -> Callable:
                         found[x, lane] = min(total[lane], most)
                     else:
                         largest_found = activation * best[lane] if maximum else best[lane]
-                        found[x, lane] = min(largest_found, limit) if activation > 0 else nothing
+                        largest_found = min(largest_found, ceiling) if activation > 0 else nothing
+                        found[x, lane] = limit + sign * np.log(largest_found) if exponential else largest_found
             out_base = n * out_strides[0] + y * out_strides[1] + g * out_strides[3]
             for x0 in range(0, xs, STRIP):
                 for lane in range(filled):
