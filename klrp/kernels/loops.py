@@ -12,8 +12,10 @@ A share is rounded as the generic kernel rounds it, so that a threshold cuts the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +65,7 @@ def contract(task: Task, r: Tensor) -> list[Tensor] | None:
         for shape, (taps, read, w) in zip(task.layer.inputs, _sources(part, by_size), strict=True):
             below = torch.zeros(shape, dtype=arriving.dtype)
             maps = _arranged(task.layer, (read.value, w, z, arriving, below))
-            _run(kind, by_size, taps, maps, read.relu, cuts, part.scale)
+            _run(kind, by_size, task.layer, taps, maps, read.relu, cuts, part.scale)
             below = maps[-1]
             passed.append(below.clamp_(max=torch.finfo(below.dtype).max) if kind == COUNT else below)
         return None if any(inexact(r, below) for below in passed) else [below.to(r.dtype) for below in passed]
@@ -77,7 +79,7 @@ def largest(part: PartShares) -> Tensor | None:
     with threads.torch_on_one_thread():
         for taps, read, w in _sources(part, True):
             a, w, z = _arranged(part.layer, (read.value, w, z))
-            _run(TOP, True, taps, (a, w, z, z, z), read.relu, z.new_zeros(len(z)))
+            _run(TOP, True, part.layer, taps, (a, w, z, z, z), read.relu, z.new_zeros(len(z)))
     return z
 
 
@@ -89,16 +91,18 @@ def _sources(part: PartShares, by_size: bool) -> Iterator[tuple[list[Tap], Read,
 
 
 def _run(
-    kind: int, by_size: bool, taps: list[Tap], maps: Sequence[Tensor], relu: bool, cuts: Tensor, scale: float = 1.0
-) -> None:
+    kind: int, by_size: bool, layer: Layer, taps: list[Tap], maps: Sequence[Tensor], relu: bool, cuts: Tensor,
+    scale: float = 1.0,
+) -> None:  # fmt: skip
     """Join Θ(d_jk) ⊗ R_k to R_j, for the maps a, w, z ± ε, R_k and R_j; with TOP, |a_j w_jk| to z_k, the last of them.
 
     With ``relu`` a is what is positive of the first map; ``by_size`` takes |d|.
     """
     if not taps:
         return
-    views = [_views(tap, maps, kind == TOP) for tap in taps]
-    sizes, strides, starts = _layout(views)
+    views = [_views(tap, maps, kind == TOP) for tap in (taps[:1] if isinstance(layer, Conv) else taps)]
+    seen = _shifted(layer, maps, views[0], kind == TOP) if isinstance(layer, Conv) else map(_seen, views)
+    sizes, strides, starts = _layout(seen)
     steps = strides[sizes[:, -1] > 1, :, -1]
     even = next((s for s in (0, 1) if (steps == (1, s, 1, 1, 1)).all()), -1)
     arrays = [_memory(view) for view in views[0]]
@@ -127,7 +131,7 @@ def _views(tap: Tap, maps: Sequence[Tensor], upwards: bool) -> list[Tensor]:
     a, w, z, r, target = maps
     to = tap.upper(target).unsqueeze(3) if upwards else tap.lower(target).unsqueeze(2)
     views = [tap.lower(a).unsqueeze(2), tap.weight(w), tap.upper(z).unsqueeze(3), tap.upper(r).unsqueeze(3), to]
-    shape = torch.broadcast_shapes(*(v.shape for v in views))
+    shape = [max(sizes) for sizes in zip(*(v.shape for v in views), strict=True)]
     views = [v.expand(shape) for v in views]
     if to.stride(1) == 1 < to.shape[1]:  # then a row is a block of groups
         block = max(size for size in range(1, BLOCK + 1) if shape[1] % size == 0)
@@ -137,33 +141,60 @@ def _views(tap: Tap, maps: Sequence[Tensor], upwards: bool) -> list[Tensor]:
         size = max(size for size in range(1, min(shape[axis], SOME + 1)) if shape[axis] % size == 0)
         return [v.squeeze(1).unflatten(axis - 1, (-1, size)).movedim(axis - 1, 1) for v in views]
     # Where all neurons are positions, each first index of them is a group by itself: work for another thread.
-    if shape[1:4] == (1, 1, 1) and len(shape) > 4 and to.shape[4] == shape[4] == target.shape[1]:
+    if shape[1:4] == [1, 1, 1] and len(shape) > 4 and 1 < to.shape[4] == shape[4] == target.shape[1]:
         views = [v.transpose(1, 4) for v in views]
     return views
 
 
-def _layout(views: list[list[Tensor]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class _Seen(NamedTuple):
+    """A tap in numbers: the sizes of its axes of positions, and of each view the strides of all axes and its start."""
+
+    sizes: Sequence[int]
+    strides: Sequence[tuple[int, ...]]
+    starts: Sequence[int]
+
+
+def _seen(views: Sequence[Tensor]) -> _Seen:
+    return _Seen(views[0].shape[4:], [v.stride() for v in views], [v.storage_offset() for v in views])
+
+
+def _shifted(layer: Conv, maps: Sequence[Tensor], views: Sequence[Tensor], upwards: bool) -> Iterator[_Seen]:
+    """All taps of a convolution from the views of the first: they differ in how many positions they have, and where
+    they begin. A network of depthwise convolutions has hundreds of them, and to make the views takes as long as the loop.
+    """
+    axes = len(layer.windows.kernel)
+    rest, strides = views[0].shape[4 + axes :], [v.stride() for v in views]
+    strides[1] = (*strides[1][:4], *(0,) * axes, *strides[1][4 + axes :])  # the first tap may have had one position
+    origins = [(x.storage_offset(), x.stride()[2:]) for x in maps]
+    for offset, lower, upper in layer.windows.offsets(layer.inputs[0][2:], layer.output[2:]):
+        low, up = ([s.start for s in slices] for slices in (lower, upper))
+        places = zip(origins, (low, offset, up, up, up if upwards else low), strict=True)
+        starts = [origin + sum(map(mul, place, steps)) for (origin, steps), place in places]
+        yield _Seen((*(s.stop - s.start for s in upper), *rest), strides, starts)
+
+
+def _layout(taps: Iterable[_Seen]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each tap the sizes of its axes of positions [taps, axes], the strides of each view [taps, 5, 4 + axes], and
     where it begins [taps, 5]."""
-    sizes, strides = zip(*map(_joined, views), strict=True)
+    sizes, strides, starts = zip(*map(_joined, taps), strict=True)
     axes = max(map(len, sizes))
     padded = [(*(1,) * (axes - len(s)), *s) for s in sizes]
     steps = [[(*v[:4], *(0,) * (axes + 4 - len(v)), *v[4:]) for v in tap] for tap in strides]
-    return np.array(padded), np.array(steps), np.array([[v.storage_offset() for v in tap] for tap in views])
+    return np.array(padded), np.array(steps), np.array(starts)
 
 
-def _joined(views: Sequence[Tensor]) -> tuple[list[int], list[tuple[int, ...]]]:
-    """The sizes of the axes of positions, and each view's strides of all axes; axes whose positions lie one after the
-    other in every view are one axis."""
+def _joined(tap: _Seen) -> _Seen:
+    """The tap with axes whose positions lie one after the other in every view as one axis."""
     sizes, steps = [], []
-    for size, *step in zip(views[0].shape[4:], *(v.stride()[4:] for v in views), strict=True):
+    for size, *step in zip(tap.sizes, *(v[4:] for v in tap.strides), strict=True):
         if sizes and steps[-1] == [size * s for s in step]:
             sizes[-1], steps[-1] = sizes[-1] * size, step
         elif size > 1:
             sizes.append(size)
             steps.append(step)
-    sizes, steps = sizes or [1], steps or [[0] * len(views)]
-    return sizes, [(*v.stride()[:4], *step) for v, step in zip(views, zip(*steps, strict=True), strict=True)]
+    sizes, steps = sizes or [1], steps or [[0] * len(tap.strides)]
+    strides = [(*v[:4], *step) for v, step in zip(tap.strides, zip(*steps, strict=True), strict=True)]
+    return _Seen(sizes, strides, tap.starts)
 
 
 def _memory(x: Tensor) -> np.ndarray:
