@@ -63,22 +63,24 @@ def contract(task: Task, r: Tensor) -> list[Tensor] | None:
     passed = []
     with threads.torch_on_one_thread():
         for shape, (taps, read, w) in zip(task.layer.inputs, _sources(part, by_size), strict=True):
-            below = torch.zeros(shape, dtype=arriving.dtype)
-            maps = _arranged(task.layer, (read.value, w, z, arriving, below))
+            below = _zeros(task.layer, shape, arriving.dtype)
+            maps = (*_arranged(task.layer, (read.value, w, z, arriving)), below)
             _run(kind, by_size, task.layer, taps, maps, read.relu, cuts, part.scale)
-            below = maps[-1]
             passed.append(below.clamp_(max=torch.finfo(below.dtype).max) if kind == COUNT else below)
-        return None if any(inexact(r, below) for below in passed) else [below.to(r.dtype) for below in passed]
+        if any(inexact(r, below) for below in passed):
+            return None
+        # In rows, once: several steps may read it so, and it may be kept.
+        return [below.to(r.dtype, memory_format=torch.contiguous_format) for below in passed]
 
 
 def largest(part: PartShares) -> Tensor | None:
     """max_j |α(a_j) ω(w_jk)| over the connected pairs [N, *output]; None where there is no such loop."""
     if len(part.pairs) != 1 or compiled_objection(part.layer.weights[0].device):
         return None
-    z = part.reads[0].value.new_zeros(part.layer.output)
+    z = _zeros(part.layer, part.layer.output, part.reads[0].value.dtype)
     with threads.torch_on_one_thread():
         for taps, read, w in _sources(part, True):
-            a, w, z = _arranged(part.layer, (read.value, w, z))
+            a, w = _arranged(part.layer, (read.value, w))
             _run(TOP, True, part.layer, taps, (a, w, z, z, z), read.relu, z.new_zeros(len(z)))
     return z
 
@@ -114,15 +116,27 @@ def _run(
     )  # fmt: skip
 
 
+def _groups_last(layer: Layer) -> bool:
+    """Whether it pays to have the groups of a convolution side by side in memory, and not its positions: where there
+    are many, and rows of positions are short or have gaps."""
+    if not isinstance(layer, Conv) or layer.groups < FEW:
+        return False
+    return layer.output[-1] < SHORT or layer.windows.stride[-1] > 1
+
+
 def _arranged(layer: Layer, maps: tuple[Tensor, ...]) -> list[Tensor]:
-    """The maps a, w, ... of a layer. Those of a convolution have their positions side by side in memory, or where many
-    groups have short rows of positions, or rows with gaps, the groups."""
-    if not isinstance(layer, Conv):
-        return list(maps)
-    if layer.groups < FEW or layer.output[-1] >= SHORT and layer.windows.stride[-1] == 1:
-        return [x.contiguous() for x in maps]
+    """The maps a, w, ... of a layer; those of a convolution have their positions or their groups side by side."""
+    if not _groups_last(layer):
+        return [x.contiguous() for x in maps] if isinstance(layer, Conv) else list(maps)
     axes = (0 if x is maps[1] else 1 for x in maps)
     return [x.movedim(axis, -1).contiguous().movedim(-1, axis) for axis, x in zip(axes, maps, strict=True)]
+
+
+def _zeros(layer: Layer, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A map [N, C, ...] of zeros, arranged like the others."""
+    if not _groups_last(layer):
+        return torch.zeros(shape, dtype=dtype)
+    return torch.zeros((shape[0], *shape[2:], shape[1]), dtype=dtype).movedim(-1, 1)
 
 
 def _views(tap: Tap, maps: Sequence[Tensor], upwards: bool) -> list[Tensor]:
