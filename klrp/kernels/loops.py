@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from operator import mul
 from typing import NamedTuple
 
@@ -86,10 +87,14 @@ def largest(part: PartShares) -> Tensor | None:
 
 
 def _sources(part: PartShares, by_size: bool) -> Iterator[tuple[list[Tap], Read, Tensor]]:
-    """For each input of the layer its taps, what is read of it, and ω(w); |·| is left to the loop."""
+    """For each input of the layer its taps, what is read of it, and ω(w); |·| is left to the loop.
+
+    Of a convolution it is the first tap alone: the others are like it.
+    """
     layer, (reads, omega) = part.layer, part.single(torch.abs if by_size else same)
     for source, (read, w) in enumerate(zip(reads, layer.weights, strict=True)):
-        yield [tap for tap in layer.taps() if tap.source == source], read, omega(w)
+        taps = islice(layer.taps(), 1) if isinstance(layer, Conv) else layer.taps()
+        yield [tap for tap in taps if tap.source == source], read, omega(w)
 
 
 def _run(
@@ -102,7 +107,7 @@ def _run(
     """
     if not taps:
         return
-    views = [_views(tap, maps, kind == TOP) for tap in (taps[:1] if isinstance(layer, Conv) else taps)]
+    views = [_views(tap, maps, kind == TOP) for tap in taps]
     seen = _shifted(layer, maps, views[0], kind == TOP) if isinstance(layer, Conv) else map(_seen, views)
     sizes, strides, starts = _layout(seen)
     steps = strides[sizes[:, -1] > 1, :, -1]
@@ -164,12 +169,12 @@ class _Seen(NamedTuple):
     """A tap in numbers: the sizes of its axes of positions, and of each view the strides of all axes and its start."""
 
     sizes: Sequence[int]
-    strides: Sequence[tuple[int, ...]]
+    strides: tuple[tuple[int, ...], ...]
     starts: Sequence[int]
 
 
 def _seen(views: Sequence[Tensor]) -> _Seen:
-    return _Seen(views[0].shape[4:], [v.stride() for v in views], [v.storage_offset() for v in views])
+    return _joined(views[0].shape[4:], [v.stride() for v in views])._replace(starts=[v.storage_offset() for v in views])
 
 
 def _shifted(layer: Conv, maps: Sequence[Tensor], views: Sequence[Tensor], upwards: bool) -> Iterator[_Seen]:
@@ -179,36 +184,36 @@ def _shifted(layer: Conv, maps: Sequence[Tensor], views: Sequence[Tensor], upwar
     axes = len(layer.windows.kernel)
     rest, strides = views[0].shape[4 + axes :], [v.stride() for v in views]
     strides[1] = (*strides[1][:4], *(0,) * axes, *strides[1][4 + axes :])  # the first tap may have had one position
+    joined = cache(lambda sizes: _joined((*sizes, *rest), strides))  # few differ
     origins = [(x.storage_offset(), x.stride()[2:]) for x in maps]
     for offset, lower, upper in layer.windows.offsets(layer.inputs[0][2:], layer.output[2:]):
         low, up = ([s.start for s in slices] for slices in (lower, upper))
         places = zip(origins, (low, offset, up, up, up if upwards else low), strict=True)
         starts = [origin + sum(map(mul, place, steps)) for (origin, steps), place in places]
-        yield _Seen((*(s.stop - s.start for s in upper), *rest), strides, starts)
+        yield joined(tuple([s.stop - s.start for s in upper]))._replace(starts=starts)
 
 
 def _layout(taps: Iterable[_Seen]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each tap the sizes of its axes of positions [taps, axes], the strides of each view [taps, 5, 4 + axes], and
     where it begins [taps, 5]."""
-    sizes, strides, starts = zip(*map(_joined, taps), strict=True)
+    sizes, strides, starts = zip(*taps, strict=True)
     axes = max(map(len, sizes))
     padded = [(*(1,) * (axes - len(s)), *s) for s in sizes]
-    steps = [[(*v[:4], *(0,) * (axes + 4 - len(v)), *v[4:]) for v in tap] for tap in strides]
-    return np.array(padded), np.array(steps), np.array(starts)
+    widened = cache(lambda tap: np.array([(*v[:4], *(0,) * (axes + 4 - len(v)), *v[4:]) for v in tap]))
+    return np.array(padded), np.stack([widened(tap) for tap in strides]), np.array(starts)
 
 
-def _joined(tap: _Seen) -> _Seen:
-    """The tap with axes whose positions lie one after the other in every view as one axis."""
+def _joined(shape: Sequence[int], strides: Sequence[tuple[int, ...]]) -> _Seen:
+    """Sizes and strides with axes whose positions lie one after the other in every view as one axis."""
     sizes, steps = [], []
-    for size, *step in zip(tap.sizes, *(v[4:] for v in tap.strides), strict=True):
+    for size, *step in zip(shape, *(v[4:] for v in strides), strict=True):
         if sizes and steps[-1] == [size * s for s in step]:
             sizes[-1], steps[-1] = sizes[-1] * size, step
         elif size > 1:
             sizes.append(size)
             steps.append(step)
-    sizes, steps = sizes or [1], steps or [[0] * len(tap.strides)]
-    strides = [(*v[:4], *step) for v, step in zip(tap.strides, zip(*steps, strict=True), strict=True)]
-    return _Seen(sizes, strides, tap.starts)
+    sizes, steps = sizes or [1], steps or [[0] * len(strides)]
+    return _Seen(sizes, tuple((*v[:4], *step) for v, step in zip(strides, zip(*steps, strict=True), strict=True)), ())
 
 
 def _memory(x: Tensor) -> np.ndarray:
