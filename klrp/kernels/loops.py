@@ -43,7 +43,7 @@ NAME = "loops"
 TOP = -1  # the kind of ``largest``
 PIECE = 512  # positions of a row at once
 SOME = 8  # neurons of the target that are a task, where there are no groups
-BLOCK, SHORT, FEW = 64, 32, 16  # groups side by side in a row; rows of positions and of groups that are too short
+BLOCK, SHORT, FEW = 128, 32, 16  # groups side by side in a row; rows of positions and of groups that are too short
 
 
 def why_not(task: Task) -> str:
@@ -153,7 +153,7 @@ def _views(tap: Tap, maps: Sequence[Tensor], upwards: bool) -> list[Tensor]:
     shape = [max(sizes) for sizes in zip(*(v.shape for v in views), strict=True)]
     views = [v.expand(shape) for v in views]
     if to.stride(1) == 1 < to.shape[1]:  # then a row is a block of groups
-        block = max(size for size in range(1, BLOCK + 1) if shape[1] % size == 0)
+        block = max(size for size in range(1, min(BLOCK, shape[1] // 2) + 1) if shape[1] % size == 0)
         return [v.unflatten(1, (-1, shape[1] if block < FEW else block)).movedim(2, -1) for v in views]
     axis = 2 if upwards else 3
     if shape[1] == 1 < shape[axis]:  # then some neurons of the target are a group
@@ -240,58 +240,61 @@ def _looper(kind: int, by_size: bool, even: int) -> Callable:
             n, g = task // groups, task % groups
             cut = cuts[n]
             for t in range(taps):
-                length, rows = sizes[t, axes - 1], 1
-                for axis in range(axes - 1):
-                    rows *= sizes[t, axis]
+                # A row of positions, the rows of a plane, and what planes there are.
+                length, lines, planes = sizes[t, axes - 1], sizes[t, axes - 2] if axes > 1 else 1, 1
+                for axis in range(axes - 2):
+                    planes *= sizes[t, axis]
+                la, lw, lz, lr, lo = strides[t, :, axes + 2]
                 sa, sw, sz, sr, so = strides[t, :, axes + 3]
                 if even >= 0:
                     sa, sw, sz, sr, so = 1, even, 1, 1, 1
-                for row in range(rows):
-                    rest = row
+                for plane in range(planes):
+                    rest = plane
                     for m in range(5):
                         at[m] = starts[t, m] + n * strides[t, m, 0] + g * strides[t, m, 1]
-                    for axis in range(axes - 2, -1, -1):
-                        index = rest % sizes[t, axis] if axis else rest
+                    for axis in range(axes - 3, -1, -1):
                         for m in range(5):
-                            at[m] += index * strides[t, m, 4 + axis]
-                        if axis:
-                            rest //= sizes[t, axis]
-                    # Pieces of a row stay in the cache for all pairs of neurons.
-                    for x0 in range(0, length, PIECE):
-                        size = min(PIECE, length - x0)
-                        for k in range(uppers):
-                            total = z[at[2] + k * strides[t, 2, 2] + x0 * sz :]
-                            relevance = r[at[3] + k * strides[t, 3, 2] + x0 * sr :]
-                            if lowers > 1 and not top:
-                                some = none
-                                for x in range(size):
-                                    some = max(some, relevance[x * sr])
-                                if some == 0:
-                                    continue
-                            for j in range(lowers):
-                                below = a[at[0] + j * strides[t, 0, 3] + x0 * sa :]
-                                weights = w[at[1] + k * strides[t, 1, 2] + j * strides[t, 1, 3] + x0 * sw :]
-                                target = out[at[4] + k * strides[t, 4, 2] + j * strides[t, 4, 3] + x0 * so :]
-                                for x in range(size):
-                                    d = max(below[x * sa], low) * weights[x * sw]
-                                    if top:
-                                        target[x * so] = max(target[x * so], abs(d))
+                            at[m] += rest % sizes[t, axis] * strides[t, m, 4 + axis]
+                        rest //= sizes[t, axis]
+                    for line in range(lines):
+                        a0, w0, z0 = at[0] + line * la, at[1] + line * lw, at[2] + line * lz
+                        r0, o0 = at[3] + line * lr, at[4] + line * lo
+                        # Pieces of a row stay in the cache for all pairs of neurons.
+                        for x0 in range(0, length, PIECE):
+                            size = min(PIECE, length - x0)
+                            for k in range(uppers):
+                                total = z[z0 + k * strides[t, 2, 2] + x0 * sz :]
+                                relevance = r[r0 + k * strides[t, 3, 2] + x0 * sr :]
+                                if lowers > 1 and not top:
+                                    some = none
+                                    for x in range(size):
+                                        some = max(some, relevance[x * sr])
+                                    if some == 0:
                                         continue
-                                    d, arriving = d / total[x * sz] * scale, relevance[x * sr]
-                                    if by_size:
-                                        d = abs(d)
-                                    if reach:
-                                        target[x * so] |= arriving & (d >= cut)
-                                    elif count:
-                                        target[x * so] += arriving if d >= cut else none
-                                    else:
-                                        d = min(d, unit)  # rounding may have made more of it
-                                        if maximum:
-                                            e = d * arriving
-                                        elif minimum:
-                                            e = min(d, arriving)
-                                        else:  # d + r − 1, rounded once
-                                            e = min(d, arriving) - (unit - max(d, arriving))
-                                        target[x * so] = max(target[x * so], e)
+                                for j in range(lowers):
+                                    below = a[a0 + j * strides[t, 0, 3] + x0 * sa :]
+                                    weights = w[w0 + k * strides[t, 1, 2] + j * strides[t, 1, 3] + x0 * sw :]
+                                    target = out[o0 + k * strides[t, 4, 2] + j * strides[t, 4, 3] + x0 * so :]
+                                    for x in range(size):
+                                        d = max(below[x * sa], low) * weights[x * sw]
+                                        if top:
+                                            target[x * so] = max(target[x * so], abs(d))
+                                            continue
+                                        d, arriving = d / total[x * sz] * scale, relevance[x * sr]
+                                        if by_size:
+                                            d = abs(d)
+                                        if reach:
+                                            target[x * so] |= arriving & (d >= cut)
+                                        elif count:
+                                            target[x * so] += arriving if d >= cut else none
+                                        else:
+                                            d = min(d, unit)  # rounding may have made more of it
+                                            if maximum:
+                                                e = d * arriving
+                                            elif minimum:
+                                                e = min(d, arriving)
+                                            else:  # d + r − 1, rounded once
+                                                e = min(d, arriving) - (unit - max(d, arriving))
+                                            target[x * so] = max(target[x * so], e)
 
     return loop
