@@ -15,6 +15,7 @@ from klrp.errors import KlrpError
 
 _HOOKS_OF_GRADIENTS = ("_backward_hooks", "_backward_pre_hooks")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type, FunctionType, BuiltinFunctionType, torch.dtype)
+_CONTAINERS = (list, tuple, dict)
 _REFUSED = {
     torch.jit.ScriptModule: "is scripted, and its operations cannot be seen. Give the network it was scripted from"
 }
@@ -83,25 +84,17 @@ def tensors_in(model: nn.Module) -> Iterator[Tensor]:
 
 def _reachable(model: nn.Module) -> Iterator[nn.Module]:
     """Every module once, those in plain lists and dictionaries too."""
-    seen, containers, waiting = set(), set(), [model]
+    seen, waiting = set(), [model]
     while waiting:
-        module = waiting.pop()
-        if id(module) in seen:
+        holder = waiting.pop()
+        if id(holder) in seen:
             continue
-        seen.add(id(module))
-        yield module
-        for value in vars(module).values():
-            waiting.extend(_modules_in(value, containers))
-
-
-def _modules_in(value: Any, seen: set[int]) -> Iterator[nn.Module]:
-    if isinstance(value, nn.Module):
-        yield value
-    elif isinstance(value, list | tuple | dict) and id(value) not in seen:
-        seen.add(id(value))
-        for item in value.values() if isinstance(value, dict) else value:
-            if not isinstance(item, (*_PLAIN, Tensor)):
-                yield from _modules_in(item, seen)
+        seen.add(id(holder))
+        if isinstance(holder, nn.Module):
+            yield holder
+            holder = vars(holder)
+        items = holder.values() if isinstance(holder, dict) else holder
+        waiting += [x for x in items if isinstance(x, nn.Module) or (isinstance(x, _CONTAINERS) and len(x))]
 
 
 def _fill(state: dict[str, Any], module: nn.Module, memo: dict[int, Any], share: bool) -> None:

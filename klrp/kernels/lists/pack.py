@@ -75,8 +75,8 @@ def pack(w: Tensor, often: bool = True) -> Weights:
         values, (_, stride, _, _) = flat(w)
         strides = 0, lanes, 0, stride
         if often:
-            maxima = torch.linalg.vector_norm(w.reshape(sources, blocks, lanes), torch.inf, dim=2)
-            maxima = maxima.T.reshape(1, blocks, 1, sources).contiguous()
+            rows = w.reshape(sources, blocks, lanes)  # torch's norm for infinity takes twenty times as long
+            maxima = torch.maximum(rows.amax(2), -rows.amin(2)).T.reshape(1, blocks, 1, sources).contiguous()
         else:
             maxima = w.new_tensor(torch.finfo(w.dtype).max).expand(1, blocks, 1, sources)
     else:
