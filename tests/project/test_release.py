@@ -39,7 +39,11 @@ def test_sdist_and_wheel_are_complete_and_pass_the_check(tmp_path):
         done = run(name, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     wheel, sdist = next(tmp_path.glob("dist/*.whl")), next(tmp_path.glob("dist/*.tar.gz"))
-    ours = {p.relative_to(ROOT).as_posix() for p in (ROOT / "klrp").rglob("*") if p.suffix in (".py", ".typed", ".safetensors")}
+    ours = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "klrp").rglob("*")
+        if p.suffix in (".py", ".typed", ".safetensors")
+    }
     assert ours <= set(zipfile.ZipFile(wheel).namelist())
     with tarfile.open(sdist) as archive:
         assert ours <= {name.partition("/")[2] for name in archive.getnames()}
