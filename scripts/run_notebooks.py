@@ -108,7 +108,7 @@ def tidy(nb, before: dict | None = None) -> None:
         if cell.cell_type != "code":
             continue
         cell.outputs = [out for out in map(tidy_output, cell.outputs) if out is not None]
-        if before and confirmed(before.get(cell.id), cell.outputs):
+        if before and cell.id in before and confirmed(before[cell.id], cell.outputs):
             cell.outputs = before[cell.id]
         if cell.source.strip():
             count += 1

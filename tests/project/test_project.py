@@ -192,6 +192,17 @@ def test_times_that_a_run_confirms_are_not_stored_again(text, kept):
         assert nb.cells[0].outputs == [earlier if kept and tags else later]
 
 
+def test_cells_without_times_stay_beside_one_that_has_some():
+    import run_notebooks as script
+    from nbformat import v4
+
+    nb = executed(v4.new_output("stream", name="stdout", text="0.3 s\n"), tags=["times"])
+    before = script.timed(nb)
+    nb.cells.append(v4.new_code_cell("pass", id="silent"))
+    script.tidy(nb, before)
+    assert nb.cells[0].outputs and not nb.cells[1].outputs
+
+
 def test_an_address_of_memory_is_found():
     import run_notebooks as script
     from nbformat import v4
