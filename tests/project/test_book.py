@@ -152,7 +152,6 @@ LARGER: dict[str, tuple[int, int, int]] = {
     "09_vgg16": (3401, 93, 38),
     "10_thresholds": (2940, 59, 23),
     "12_speed": (3012, 63, 23),
-    "14_pruning": (2499, 65, 21),
     "15_perturbation": (2854, 72, 34),
     "16_attention": (2033, 40, 5),
     "17_words": (2004, 40, 6),
