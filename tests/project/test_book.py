@@ -148,7 +148,6 @@ MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read fir
 LARGER: dict[str, tuple[int, int, int]] = {
     "04_boolean": (2691, 40, 0),
     "06_viterbi": (3843, 96, 29),
-    "08_taps": (3489, 78, 31),
     "09_vgg16": (3401, 93, 38),
     "10_thresholds": (2940, 59, 23),
     "12_speed": (3012, 63, 23),
