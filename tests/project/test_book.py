@@ -150,7 +150,6 @@ LARGER: dict[str, tuple[int, int, int]] = {
     "06_viterbi": (3843, 96, 29),
     "09_vgg16": (3401, 93, 38),
     "10_thresholds": (2940, 59, 23),
-    "12_speed": (3012, 63, 23),
     "13_masks": (2856, 64, 24),
     "14_pruning": (2499, 65, 21),
     "15_perturbation": (2854, 72, 34),
