@@ -148,7 +148,6 @@ MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read fir
 LARGER: dict[str, tuple[int, int, int]] = {
     "04_boolean": (2691, 40, 0),
     "06_viterbi": (3843, 96, 29),
-    "09_vgg16": (3401, 93, 38),
     "10_thresholds": (2940, 59, 23),
     "13_masks": (2856, 64, 24),
     "14_pruning": (2499, 65, 21),
