@@ -160,9 +160,6 @@ MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read fir
 # Chapters whose core is larger: its words, its visible code cells, and those of them that stand, without output, right
 # behind another. A chapter may only become smaller, and leaves this list when it keeps to the limits.
 LARGER: dict[str, tuple[int, int, int]] = {
-    "08_taps": (3489, 78, 31),
-    "09_vgg16": (3401, 93, 38),
-    "12_speed": (3012, 63, 23),
     "16_attention": (2033, 40, 5),
     "17_words": (2004, 40, 6),
 }
