@@ -181,9 +181,13 @@ def _shifted(layer: Conv, maps: Sequence[Tensor], views: Sequence[Tensor], upwar
     """All taps of a convolution from the views of the first: they differ in how many positions they have, and where
     they begin. A network of depthwise convolutions has hundreds of them, and to make the views takes as long as the loop.
     """
-    axes = len(layer.windows.kernel)
-    rest, strides = views[0].shape[4 + axes :], [v.stride() for v in views]
-    strides[1] = (*strides[1][:4], *(0,) * axes, *strides[1][4 + axes :])  # the first tap may have had one position
+    axes, step = len(layer.windows.kernel), layer.windows.stride
+    rest, one = views[0].shape[4 + axes :], (1,) * axes
+    scales = step, (0,) * axes, one, one, one if upwards else step
+    strides = [  # of positions from the maps: where the first tap has one position alone, its view may say anything
+        (*v.stride()[:4], *map(mul, x.stride()[2:], scale), *v.stride()[4 + axes :])
+        for v, x, scale in zip(views, maps, scales, strict=True)
+    ]
     joined = cache(lambda sizes: _joined((*sizes, *rest), strides))  # few differ
     origins = [(x.storage_offset(), x.stride()[2:]) for x in maps]
     for offset, lower, upper in layer.windows.offsets(layer.inputs[0][2:], layer.output[2:]):

@@ -33,6 +33,7 @@ CONVOLUTIONS = {
     "a prime of many": (nn.Conv2d(67, 67, 3, groups=67), (5, 7)),
     "one axis": (nn.Conv1d(19, 19, 5, padding="same", groups=19), (13,)),
     "three axes": (nn.Conv3d(3, 6, 2, stride=(1, 2, 1), padding=1, groups=3), (3, 5, 7)),
+    "one position first": (nn.Conv3d(2, 3, 3, stride=2, padding=1), (3, 2, 5)),
     "transposed": (nn.ConvTranspose2d(17, 17, 3, stride=2, groups=17), (3, 5)),
     "dense": (nn.Conv2d(3, 5, 3, padding=1), (7, 5)),
     "pool": (nn.AvgPool2d(3, 2, padding=1), (7, 5)),
