@@ -155,8 +155,6 @@ LARGER: dict[str, tuple[int, int, int]] = {
     "13_masks": (2856, 64, 24),
     "14_pruning": (2499, 65, 21),
     "15_perturbation": (2854, 72, 34),
-    "16_attention": (2033, 40, 5),
-    "17_words": (2004, 40, 6),
 }
 DEEPER = re.compile(r"^(:{3,})\{[^}]+\}.*\n(?::[\w-]+:.*\n)*?:class:.*\bdeeper\b(?s:.*?)^\1 *$", re.M)
 NO_WORDS = [  # what is left of markdown is its sentences
