@@ -157,12 +157,6 @@ def test_no_boilerplate(nb):
 # ------------------------------------------------- what a chapter may ask for
 
 MOST_WORDS, MOST_CELLS = 2500, 40  # of the core of a chapter, which is read first
-# Chapters whose core is larger: its words, its visible code cells, and those of them that stand, without output, right
-# behind another. A chapter may only become smaller, and leaves this list when it keeps to the limits.
-LARGER: dict[str, tuple[int, int, int]] = {
-    "16_attention": (2033, 40, 5),
-    "17_words": (2004, 40, 6),
-}
 DEEPER = re.compile(r"^(:{3,})\{[^}]+\}.*\n(?::[\w-]+:.*\n)*?:class:.*\bdeeper\b(?s:.*?)^\1 *$", re.M)
 NO_WORDS = [  # what is left of markdown is its sentences
     r"\$\$(?s:.*?)\$\$ *(?:\([\w-]+\))?",
@@ -215,13 +209,8 @@ def size(nb):
 
 @each_chapter
 def test_the_core_of_a_chapter_is_short(nb):
-    now, name = size(nb), nb.path.stem
-    most = LARGER.get(name, (MOST_WORDS, MOST_CELLS, 0))
-    assert all(n <= m for n, m in zip(now, most, strict=True)), (
-        f"{name}: {now} words, cells, bare cells; at most {most}"
-    )
-    short = now[0] <= MOST_WORDS and now[1] <= MOST_CELLS and not now[2]
-    assert not (short and name in LARGER), f"{name} keeps to the limits now: take it off the list"
+    text, cells, bare = size(nb)
+    assert text <= MOST_WORDS and cells <= MOST_CELLS and not bare, f"{text} words, {cells} cells, {bare} bare cells"
 
 
 # ----------------------------------------------------------- stored outputs
