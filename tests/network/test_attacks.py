@@ -311,7 +311,7 @@ SHIFTED = {
 
 @pytest.mark.parametrize("case", SCALED)
 def test_whole_numbers_that_are_scaled_are_explained_as_floats(case):
-    network, x = graph(SCALED[case], fc=copy.deepcopy(FC).float()), torch.randint(1, 256, (5, 6))
+    network, x = graph(SCALED[case], fc=copy.deepcopy(FC)).float(), torch.randint(1, 256, (5, 6))
     found, wanted = (klrp.explain(network, v, 0, rule=klrp.rules.lrp0()).input for v in (x, x.float()))
     torch.testing.assert_close(found, wanted)
 
@@ -319,4 +319,4 @@ def test_whole_numbers_that_are_scaled_are_explained_as_floats(case):
 @pytest.mark.parametrize("case", SHIFTED)
 def test_whole_numbers_that_are_shifted_by_fractions_are_refused(case):
     with pytest.raises(klrp.KlrpError, match="adds fractions to whole numbers; convert these first"):
-        klrp.explain(graph(SHIFTED[case], fc=copy.deepcopy(FC).float()), torch.randint(1, 256, (5, 6)), 0)
+        klrp.explain(graph(SHIFTED[case], fc=copy.deepcopy(FC)).float(), torch.randint(1, 256, (5, 6)), 0)

@@ -24,7 +24,11 @@ EVERYWHERE = {
 KNOWN: dict[str, dict[str, set[str]]] = {
     "02_rules": {"the toy network, by hand": {"7.884", "6.409", "3.285", "1.885"}},
     "08_taps": {"edges between 8 x 8 and 8 x 8 neurons": {"4096"}, "degrees": {"180"}},
-    "10_thresholds": {"sizes of VGG's layers": {"256", "12544", "196"}, "published": {"0.0145"}, "SqueezeNet 1.1": {"1.1"}},
+    "10_thresholds": {
+        "sizes of VGG's layers": {"256", "12544", "196"},
+        "published": {"0.0145"},
+        "SqueezeNet 1.1": {"1.1"},
+    },
     "13_masks": {"published": {"94.91"}},
     "15_perturbation": {"published": {"73.8", "96.3"}},
     "16_attention": {"a gate of 0.01": {"99"}, "the level of an interval": {"95"}},
