@@ -115,7 +115,7 @@ def test_exercises_have_folded_solutions(nb):
 def test_cells_are_short_and_prose_outweighs_code(nb):
     assert nb.cells[0].cell_type == "markdown"
     lines = [len(code_lines(c)) for c in code_cells(nb)]
-    assert median(lines) <= 5
+    assert median(lines) <= 6
     for cell in code_cells(nb):
         if "hide-input" not in tags(cell):
             assert len(code_lines(cell)) <= 15, cell.source
@@ -135,6 +135,8 @@ def test_the_cell_that_installs_is_the_same_everywhere(nb):
 
 
 def is_check(statement):
+    if isinstance(statement, ast.For):
+        return is_check(statement.body[-1]) and all(is_check(s) or isinstance(s, ast.Assign) for s in statement.body)
     return isinstance(statement, ast.Assert) or ast.unparse(statement).startswith("torch.testing.assert_close(")
 
 

@@ -23,6 +23,7 @@ EVERYWHERE = {
 }
 KNOWN: dict[str, dict[str, set[str]]] = {
     "02_rules": {"the toy network, by hand": {"7.884", "6.409", "3.285", "1.885"}},
+    "05_counting": {"of chapter 4": {"1615"}},
     "08_taps": {"edges between 8 x 8 and 8 x 8 neurons": {"4096"}, "degrees": {"180"}},
     "10_thresholds": {
         "sizes of VGG's layers": {"256", "12544", "196"},
