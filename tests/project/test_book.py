@@ -135,9 +135,11 @@ def test_the_cell_that_installs_is_the_same_everywhere(nb):
 
 
 def is_check(statement):
-    if isinstance(statement, ast.For):
+    """An assertion, a law that is checked, or some of them in a loop or under a condition."""
+    if isinstance(statement, ast.For | ast.If):
         return is_check(statement.body[-1]) and all(is_check(s) or isinstance(s, ast.Assign) for s in statement.body)
-    return isinstance(statement, ast.Assert) or ast.unparse(statement).startswith("torch.testing.assert_close(")
+    checks = ("torch.testing.assert_close(", "klrp.check_laws(")
+    return isinstance(statement, ast.Assert) or ast.unparse(statement).startswith(checks)
 
 
 @each_notebook
