@@ -48,8 +48,9 @@ def digit_mlp(
     """The paper's MLP 784-300-100-10, shipped or trained: on MNIST, or on ``digits``.
 
     For ``seed`` 0 to 4 and ``epochs=None`` it is a shipped one, frozen, with weights rounded to float16, and with
-    ``progress`` a line says so: it gives the same maps on every machine. It was trained for one pass over MNIST, and has 95.4 to 95.7 % of the
-    test images right, or for 30 passes over the embedded digits, which are 40 times fewer, with 96.4 to 97.2 %.
+    ``progress`` a line says so: it gives the same maps on every machine. It was trained for one pass over MNIST, and has
+    95.4 to 95.7 % of the test images right, or for 30 passes over the embedded digits, which are 40 times fewer, with
+    96.4 to 97.2 %.
 
     Any other is trained here, on ``digits``, with step size 0.1 and batches of 32; ``epochs=None`` takes as many passes.
     ``seed`` fixes the initial weights and the order of the images. A KlrpError says that ``digits`` is something else, or

@@ -115,7 +115,7 @@ def test_exercises_have_folded_solutions(nb):
 def test_cells_are_short_and_prose_outweighs_code(nb):
     assert nb.cells[0].cell_type == "markdown"
     lines = [len(code_lines(c)) for c in code_cells(nb)]
-    assert median(lines) <= 6
+    assert median(lines) <= 5
     for cell in code_cells(nb):
         if "hide-input" not in tags(cell):
             assert len(code_lines(cell)) <= 15, cell.source
@@ -233,7 +233,9 @@ def test_stored_outputs_are_complete_and_small(nb):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert "widgets" not in nb.metadata
     assert not machine_paths(nb)
-    assert nb.path.stat().st_size <= 700_000
+    large = any('type="range"' in str(o.get("data", {}).get("text/html", "")) for o in outputs)
+    large |= nb.path.stem == "your_network"  # photographs, one for each thing that can be asked
+    assert nb.path.stat().st_size <= (700_000 if large else 300_000)
 
 
 def test_the_notebooks_are_light():
