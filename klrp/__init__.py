@@ -9,7 +9,7 @@ run once, and its calls become steps, weighted layers and moves.
 from importlib import import_module
 from typing import Any
 
-from klrp import composites, conversions, rules, symbolic
+from klrp import composites, conversions, rules, symbolic, thresholds
 from klrp.composites import ADD, ANY, ATTENTION, FIRST, NORM, PRODUCT, Composite
 from klrp.errors import KlrpError
 from klrp.explain import explain, explain_many, kernel_for
@@ -37,11 +37,11 @@ __all__ = [
     "LUKASIEWICZ", "MAX_PLUS", "NORM", "PRODUCT", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__",
     "check_laws",
     "composites", "conversions", "data", "explain", "explain_many", "kernel_for", "masks", "models", "perturbation",
-    "plot", "pruning", "register", "rules", "symbolic", "widgets",
+    "plot", "pruning", "quality", "register", "rules", "symbolic", "thresholds", "widgets",
 ]  # fmt: skip
 
 # They bring torchvision, matplotlib, ipywidgets along.
-_ON_USE = ("data", "masks", "models", "perturbation", "plot", "pruning", "widgets")
+_ON_USE = ("data", "masks", "models", "perturbation", "plot", "pruning", "quality", "widgets")
 
 
 def __getattr__(name: str) -> Any:

@@ -30,11 +30,12 @@ kernels.loops kernels.lists kernels.lists.layout kernels.lists.build kernels.lis
 """.split()
 EXPLANATION = "arguments conservation relevance explain symbolic".split()
 APPLICATIONS = """
-data data.folders data.mnist data.photographs data.grammar data.reviews data.weights
+thresholds data data.folders data.mnist data.photographs data.grammar data.reviews data.weights
 models models.training models.shipped models.toy models.digits models.photographs models.sentences
 plot plot.values plot.maps plot.lines plot.networks plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
-perturbation perturbation.noise perturbation.flipping perturbation.attacks widgets
+perturbation perturbation.noise perturbation.flipping perturbation.attacks
+quality quality.maps quality.methods quality.mosaics quality.faithfulness quality.examined widgets
 """.split()
 ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + APPLICATIONS
 

@@ -184,3 +184,24 @@ def test_two_versions_need_a_checkout(tmp_path):
         versions.main(["--against", str(tmp_path), "--rows", "mlp 1 viter*"])
     with pytest.raises(SystemExit, match="none is like"):
         versions.main(["--against", str(FOLDER.parent), "--rows", "nothing"])
+
+
+def test_the_quality_of_maps_is_measured_once(tmp_path, monkeypatch):
+    """The digits' part, in full but for sizes; a second run takes what the file has, and measures what it has not."""
+    import quality
+
+    path = tmp_path / "quality.json"
+    given = ["--networks", "digits", "--seeds", "1", "--digits", "5", "--threads", "1", "--save", str(path)]
+    monkeypatch.setattr(klrp.data, "digits", lambda: klrp.data.mnist.digits(download=False))
+    first = quality.main([*given, "--only", "z⁺"])
+    assert {row["method"] for row in first} == {"z⁺", "ε, z⁺, flat", quality.SURVIVAL}
+    both = quality.main([*given, "--only", "t"])
+    assert {row["method"] for row in both} > {"z⁺", "counting, default", "Viterbi"}
+    for row in both:
+        counts = {k: len(v) for k, v in row["values"].items()}
+        assert counts == {k: 2 if k in ("own class", "second class") else 5 for k in counts}
+        assert all(abs(v) < 1e3 for values in row["values"].values() for v in values)
+    record = json.loads(path.read_text("utf-8"))
+    assert record["rows"] == both and record["versions"]["torch"]
+    monkeypatch.setattr(quality, "numbers", lambda *_: pytest.fail("measured again"))
+    assert quality.main([*given, "--only", "z⁺"]) == both
