@@ -54,7 +54,7 @@ def network(name: str, weights: str | None = None, hidden: Sequence[int] = (300,
 
 
 def inputs(name: str, batch: int, size: int) -> Tensor:
-    """Random photographs; for the MLP digits, repeated if there are too few."""
+    """Noise of the shape of photographs; for the MLP digits, repeated if there are too few."""
     if name == "mlp":
         with redirect_stdout(io.StringIO()):
             digits = klrp.data.digits(download=False).test_images
