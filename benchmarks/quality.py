@@ -29,6 +29,7 @@ from klrp.quality import Method, lrp
 
 IMAGENET_IDS = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # of Imagenette's ten classes
 SURVIVAL = "survival of a random order"
+REGION = 16  # the squares of photographs that are taken away at once
 SURE = 0.5  # the probability from which a picture of a mosaic counts as recognised
 FILLS = {"photographs": ("mean", "blur"), "digits": ("zero", "mean")}
 
@@ -82,7 +83,6 @@ def methods(subject: Subject) -> dict[str, Method]:
         "disc in the middle": quality.disc,
         "chance": quality.chance(),
         "gradient × input": gradient_times_input,
-        "integrated gradients": integrated_gradients,
     }
     if subject.layer:
         found["Grad-CAM"] = grad_cam(subject.layer)
@@ -102,21 +102,22 @@ def methods(subject: Subject) -> dict[str, Method]:
     }
     if subject.game is not None and has_gate(subject):
         found |= {
-            "z⁺, gate": lrp(gated(rules.zplus()), **logit),
-            "ε, gate": lrp(gated(rules.epsilon(1e-9, std=0.25)), **logit),
-            "counting, gate": lrp(gated(None, "threshold"), semiring="counting"),
-            "Viterbi, gate": lrp(gated(None), semiring="viterbi"),
-            "Łukasiewicz, gate": lrp(gated(None), semiring="lukasiewicz"),
+            "z⁺, gate 2": lrp(gated(2, rules.zplus()), **logit),
+            "z⁺, gate 4": lrp(gated(4, rules.zplus()), **logit),
+            "ε, gate 2": lrp(gated(2, rules.epsilon(1e-9, std=0.25)), **logit),
+            "counting, gate 2": lrp(gated(2, None, "threshold"), semiring="counting"),
+            "Viterbi, gate 2": lrp(gated(2, None), semiring="viterbi"),
+            "Łukasiewicz, gate 2": lrp(gated(2, None), semiring="lukasiewicz"),
         }
-    return found | dict(subject.presets)
+    return found | dict(subject.presets) | {"integrated gradients": integrated_gradients}  # which takes longest
 
 
 def even(model: nn.Module, images: Tensor) -> dict:
     return dict(composite=klrp.thresholds.even(model, images, 0.1))
 
 
-def gated(rule: klrp.rules.Rule | None, cut: str = "keep") -> Callable[[nn.Module, Tensor], dict]:
-    return lambda model, images: dict(composite=klrp.thresholds.gate(model, images[:1], rule=rule, cut=cut))
+def gated(factor: float, rule: klrp.rules.Rule | None, cut: str = "keep") -> Callable[[nn.Module, Tensor], dict]:
+    return lambda model, images: dict(composite=klrp.thresholds.gate(model, images[:1], factor, rule=rule, cut=cut))
 
 
 def has_gate(subject: Subject) -> bool:
@@ -154,13 +155,13 @@ def photographs(name: str, count: int, mosaics: int) -> list[Subject]:
             "Boolean, paper's θ": lrp(lambda m, x: dict(composite=composites.vgg16_boolean(m)), semiring="boolean"),
             "counting, paper's θ": lrp(lambda m, x: dict(composite=composites.vgg16_counting(m)), semiring="counting"),
         }
-    return [Subject(name, model, images, FILLS["photographs"], size // 14, layer, game, presets)]
+    return [Subject(name, model, images, FILLS["photographs"], REGION, layer, game, presets)]
 
 
 def networks() -> dict[str, tuple[nn.Module, Tensor, str, int]]:
     """Each network, its numbers for Imagenette's classes, where Grad-CAM looks, and the size of its pictures.
 
-    A VGG-16 takes ten times as long as SqueezeNet, and has pictures of half the size that it was trained with.
+    Squares of 16 pixels divide it: one that is cut off at the border would have a smaller sum, and go last. A VGG-16 takes ten times as long as SqueezeNet, and has pictures of half the size that it was trained with.
     """
     return {
         "squeezenet": (klrp.models.squeezenet(), torch.tensor(IMAGENET_IDS), "features", 160),
@@ -205,7 +206,7 @@ def numbers(subject: Subject, name: str, method: Method | None, chosen: argparse
 
 
 def rounded(lists: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    return {k: [round(float(v), 4) for v in values] for k, values in lists.items()}
+    return {k: [round(float(v), 3) for v in values] for k, values in lists.items()}
 
 
 @torch.no_grad()
@@ -258,7 +259,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--networks", default="digits,squeezenet,vgg16", help="of digits, squeezenet, vgg16")
     found.add_argument("--photographs", type=int, default=100)
     found.add_argument("--mosaics", type=int, default=50)
-    found.add_argument("--digits", type=int, default=100)
+    found.add_argument("--digits", type=int, default=40, help="for each network")
     found.add_argument("--seeds", type=int, default=5, help="how many networks for digits")
     found.add_argument("--steps", type=int, default=5, help="of each flipping curve")
     found.add_argument("--batch", type=int, default=20)

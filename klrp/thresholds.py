@@ -76,7 +76,9 @@ def gate(
 
     with c the ``factor`` and S the number of places that one neuron of the pooling averages, so that c is in units of
     the mean share of a positive map. Below the gate every place has a network of its own; above it the places are one
-    sum. So this is where places are chosen.
+    sum. So this is where places are chosen. An object that fills the part p of the places has shares near 1 / (p S)
+    there: choose c below 1 / p. With 2 an object may fill half of the picture; 4 suits one that fills a quarter, and
+    leaves the maps of larger ones empty.
 
     Args:
         inputs: as for klrp.explain; only their size matters.
