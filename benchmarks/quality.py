@@ -106,8 +106,6 @@ def methods(subject: Subject) -> dict[str, Method]:
             "z⁺, gate 4": lrp(gated(4, rules.zplus()), **logit),
             "ε, gate 2": lrp(gated(2, rules.epsilon(1e-9, std=0.25)), **logit),
             "counting, gate 2": lrp(gated(2, None, "threshold"), semiring="counting"),
-            "Viterbi, gate 2": lrp(gated(2, None), semiring="viterbi"),
-            "Łukasiewicz, gate 2": lrp(gated(2, None), semiring="lukasiewicz"),
         }
     return found | dict(subject.presets) | {"integrated gradients": integrated_gradients}  # which takes longest
 

@@ -78,7 +78,8 @@ def gate(
     the mean share of a positive map. Below the gate every place has a network of its own; above it the places are one
     sum. So this is where places are chosen. An object that fills the part p of the places has shares near 1 / (p S)
     there: choose c below 1 / p. With 2 an object may fill half of the picture; 4 suits one that fills a quarter, and
-    leaves the maps of larger ones empty.
+    leaves the maps of larger ones empty. It is meant for rules whose shares add up to one; under max_share the largest
+    share is one, and hardly any is below the cut.
 
     Args:
         inputs: as for klrp.explain; only their size matters.

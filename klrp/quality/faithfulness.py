@@ -72,12 +72,12 @@ def relevance_gain(
 
     .. math:: \text{SRG} = \int_0^1 \big(f_{least} - f_{most}\big)
 
-    f is the ``score`` of the predicted class while pixels are taken away, the least or the most relevant first: `flip`'s
+    f is the ``score`` of the predicted class while pixels are taken away, the least or the most relevant first: `klrp.perturbation.flip`'s
     area between the curves (Blücher et al. 2024). Being the difference of the two, it depends less on the fill than
-    either; so several ``fills`` are asked, and how far they agree. Arguments are those of `flip`.
+    either; so several ``fills`` are asked, and how far they agree. Arguments are those of `klrp.perturbation.flip`.
 
     Raises:
-        KlrpError: as `flip`.
+        KlrpError: as `klrp.perturbation.flip`.
 
     Example:
         >>> y = model(x).argmax(1)
