@@ -436,10 +436,10 @@ addEventListener("load", () => setTimeout(() => {
   const phone = innerWidth < 768, shown = [...document.querySelectorAll("main article *")];
   const scrolls = e => e.scrollWidth > e.clientWidth + 1 && e.getClientRects().length;
   const boxes = phone ? ".cell_output:has(table, img), .pst-scrollable-table-container"
-                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math, mjx-container";
+                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math, mjx-container[display='true']";
   const bad = shown.filter(e => e.matches(boxes) && scrolls(e));
   bad.push(...shown.filter(e => e.matches("table, img") && e.getBoundingClientRect().right > innerWidth + 1));
-  const texts = bad.map(e => `${e.tagName}: ${(e.innerText || e.alt).trim().slice(0, 60)}`);
+  const texts = bad.map(e => `${e.tagName}: ${(e.innerText || e.alt || "an equation").trim().slice(0, 60)}`);
   if (scrolls(document.documentElement)) texts.push("the page itself");
   parent.postMessage(`${innerWidth}: ${texts.join(" | ") || "all fits"}`, "*");
 }, 3000));
