@@ -49,7 +49,7 @@ class Gains(Printed):
 
 
 def kendall(a: Tensor, b: Tensor) -> float:
-    """Kendall's τ_b of two lists of numbers: pairs in the same order less pairs in the opposite one; ties count as neither."""
+    """Kendall's τ_b of two lists of numbers: pairs in the same order less those in the opposite one; ties are neither."""
     signs = [(x[:, None] - x[None]).sign().triu(1) for x in (a.double(), b.double())]
     pairs = [float(s.abs().sum()) for s in signs]
     return float((signs[0] * signs[1]).sum()) / (pairs[0] * pairs[1]) ** 0.5 if all(pairs) else float("nan")
@@ -72,9 +72,10 @@ def relevance_gain(
 
     .. math:: \text{SRG} = \int_0^1 \big(f_{least} - f_{most}\big)
 
-    f is the ``score`` of the predicted class while pixels are taken away, the least or the most relevant first: `klrp.perturbation.flip`'s
-    area between the curves (Blücher et al. 2024). Being the difference of the two, it depends less on the fill than
-    either; so several ``fills`` are asked, and how far they agree. Arguments are those of `klrp.perturbation.flip`.
+    f is the ``score`` of the predicted class while pixels are taken away, the least or the most relevant first: the area
+    between the curves of `klrp.perturbation.flip`, whose arguments it has (Blücher et al. 2024). Being the difference of
+    the two, it depends less on the fill than either; so several ``fills`` are asked, and how far they agree. Let
+    ``region`` divide the picture: squares cut off at the border have smaller sums, and go last.
 
     Raises:
         KlrpError: as `klrp.perturbation.flip`.

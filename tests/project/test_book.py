@@ -293,7 +293,10 @@ def soups(site):
 def test_the_reference_has_every_public_function_and_class(soups):
     tags = [t for page, soup in soups.items() if page.stem.startswith("api") for t in soup.find_all("dt", id=True)]
     known = {tag["id"].rsplit(".")[-1] for tag in tags}
-    names = "symbolic semirings conversions rules composites data models plot widgets masks pruning perturbation quality thresholds"
+    names = (
+        "symbolic semirings conversions thresholds rules composites data models plot widgets masks pruning perturbation"
+    )
+    names += " quality"
     for module in [klrp, *(importlib.import_module(f"klrp.{name}") for name in names.split())]:
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
@@ -436,7 +439,8 @@ addEventListener("load", () => setTimeout(() => {
   const phone = innerWidth < 768, shown = [...document.querySelectorAll("main article *")];
   const scrolls = e => e.scrollWidth > e.clientWidth + 1 && e.getClientRects().length;
   const boxes = phone ? ".cell_output:has(table, img), .pst-scrollable-table-container"
-                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math, mjx-container[display='true']";
+                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math, "
+                        + "mjx-container[display='true']";
   const bad = shown.filter(e => e.matches(boxes) && scrolls(e));
   bad.push(...shown.filter(e => e.matches("table, img") && e.getBoundingClientRect().right > innerWidth + 1));
   const texts = bad.map(e => `${e.tagName}: ${(e.innerText || e.alt || "an equation").trim().slice(0, 60)}`);
