@@ -159,8 +159,7 @@ def photographs(name: str, count: int, mosaics: int) -> list[Subject]:
 def networks() -> dict[str, tuple[nn.Module, Tensor, str, int]]:
     """Each network, its numbers for Imagenette's classes, where Grad-CAM looks, and the size of its pictures.
 
-    Squares of 16 pixels divide it: one that is cut off at the border would have a smaller sum, and go last. A VGG-16
-    takes ten times as long as SqueezeNet, and has pictures of half the size that it was trained with.
+    A VGG-16 takes ten times as long as SqueezeNet, and has pictures of half the size that it was trained with.
     """
     return {
         "squeezenet": (klrp.models.squeezenet(), torch.tensor(IMAGENET_IDS), "features", 160),

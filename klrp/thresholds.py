@@ -64,7 +64,7 @@ def even(
 def gate(
     model: nn.Module,
     inputs: Tensor | Sequence[Tensor],
-    factor: float = 4.0,
+    factor: float = 2.0,
     *,
     rule: Rule | None = None,
     theta: Theta | None = None,
@@ -77,8 +77,8 @@ def gate(
     with c the ``factor`` and S the number of places that one neuron of the pooling averages, so that c is in units of
     the mean share of a positive map. Below the gate every place has a network of its own; above it the places are one
     sum. So this is where places are chosen. An object that fills the part p of the places has shares near 1 / (p S)
-    there: choose c below 1 / p. With 2 an object may fill half of the picture; 4 suits one that fills a quarter, and
-    leaves the maps of larger ones empty. It is meant for rules whose shares add up to one; under max_share the largest
+    there: choose c below 1 / p. With 2, the default, an object may fill half of the picture; 4 suits one that fills a
+    quarter, and leaves the maps of larger ones empty. It is meant for rules whose shares add up to one; under max_share the largest
     share is one, and hardly any is below the cut.
 
     Args:

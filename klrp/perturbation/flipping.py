@@ -16,6 +16,7 @@ from klrp.errors import KlrpError
 from klrp.experiments import Printed, bootstrap, mean_curves
 from klrp.perturbation.noise import Noise, batches, checked
 from klrp.relevance import Relevance
+from klrp.semirings import Semiring
 from klrp.tables import Table
 
 SCORES = ("accuracy", "probability", "logit")
@@ -102,7 +103,8 @@ def flip(
         images, labels: [n, c, h, w] floats and [n] int64.
         maps: of relevance, [n, h, w], [n, c, h, w] (summed over c), [h, w] for all images, or a Relevance.
         noise: what takes the place of pixels; see the module.
-        region: the side of the squares that are perturbed at once, by the sum of their relevance.
+        region: the side of the squares that are perturbed at once, by the mean of their relevance: a square that the
+            border cuts off is as good as another.
         steps: a number of equal steps (at most one for each pixel), or how many pixels (regions) are perturbed at each point.
         score: ``"accuracy"``, the ``"probability"`` of the label, or its ``"logit"``.
         batch: how many images are perturbed at a time; the result does not depend on it.
@@ -140,20 +142,27 @@ def flip(
 def scores(relevance: Relevance) -> Tensor:
     """The relevance of each pixel as a number, [n, h, w] float64: the score, summed over the channels.
 
-    Where scores are logarithms, the exponential relative to the image's largest is summed.
+    Where scores are logarithms, their `amounts` are summed.
 
     Example:
         >>> scores(klrp.explain(model, x, y, semiring="tropical"))
     """
-    values = relevance.semiring.score(relevance.input).double()
-    if values.ndim != 4:
+    semiring, values = relevance.semiring, relevance.input
+    if values.ndim - len(semiring.shape) != 4:
         raise KlrpError.value(
             f"maps: got a Relevance whose input has shape {tuple(values.shape)}; expected images [n, c, h, w]."
         )
-    if relevance.semiring.logarithmic:  # a fact of the semiring: no image depends on the others of its batch
-        largest = values.flatten(1).amax(1).nan_to_num(neginf=0.0)
-        values = (values - largest[:, None, None, None]).exp()
-    return values.sum(1)
+    return amounts(semiring, values).sum(1)
+
+
+def amounts(semiring: Semiring, elements: Tensor) -> Tensor:
+    """Numbers float64 that can be added, for the elements of a map [n, ..., *semiring.shape]: their scores, or the
+    exponentials of scores that are logarithms, relative to the image's largest."""
+    values = semiring.score(elements).double()
+    if not semiring.logarithmic:
+        return values
+    largest = values.flatten(1).amax(1).nan_to_num(neginf=0.0)
+    return (values - largest.reshape(-1, *(1,) * (values.ndim - 1))).exp()
 
 
 def _check(score: str, maps: Mapping[str, Tensor | Relevance], region: int) -> None:
@@ -177,7 +186,7 @@ def _curve(
 
 
 def _regions(name: str, map: Tensor | Relevance, images: Tensor, region: int) -> Tensor:
-    """The relevance [n, h', w'] of each square of ``region`` pixels."""
+    """The mean relevance [n, h', w'] of each square of ``region`` pixels."""
     values = scores(map) if isinstance(map, Relevance) else torch.as_tensor(map).detach().double()
     values = values.sum(1) if values.ndim == 4 else values
     values = values.expand(len(images), *values.shape) if values.ndim == 2 else values
@@ -190,8 +199,7 @@ def _regions(name: str, map: Tensor | Relevance, images: Tensor, region: int) ->
         raise KlrpError.value(f"maps: {name!r} has NaN; expected numbers that can be ordered.")
     if region == 1:
         return values
-    square = dict(stride=region, ceil_mode=True, divisor_override=1)
-    return functional.avg_pool2d(values[:, None], region, **square)[:, 0]
+    return functional.avg_pool2d(values[:, None], region, stride=region, ceil_mode=True)[:, 0]
 
 
 def _counts(steps: int | Sequence[int], units: int) -> list[int]:

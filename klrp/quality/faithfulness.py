@@ -74,8 +74,7 @@ def relevance_gain(
 
     f is the ``score`` of the predicted class while pixels are taken away, the least or the most relevant first: the area
     between the curves of `klrp.perturbation.flip`, whose arguments it has (Blücher et al. 2024). Being the difference of
-    the two, it depends less on the fill than either; so several ``fills`` are asked, and how far they agree. Let
-    ``region`` divide the picture: squares cut off at the border have smaller sums, and go last.
+    the two, it depends less on the fill than either; so several ``fills`` are asked, and how far they agree.
 
     Raises:
         KlrpError: as `klrp.perturbation.flip`.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from klrp.errors import KlrpError
 from klrp.explain import explain
+from klrp.perturbation.flipping import amounts
 from klrp.relevance import Relevance
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -38,16 +39,13 @@ def lrp(made: Callable[[nn.Module, Tensor], dict[str, Any]] | None = None, **set
 def pixels(relevance: Relevance) -> Tensor:
     """One number for each pixel [n, h, w] float64: the ⊕ over the colours, and its score.
 
-    Where scores are logarithms, it is the exponential relative to the image's largest.
+    Where scores are logarithms, it is the exponential relative to the image's largest. `klrp.perturbation.scores` adds
+    the scores of the colours instead, as zennit and captum do.
     """
     semiring, values = relevance.semiring, relevance.input
     if values.ndim - len(semiring.shape) != 4:
         raise KlrpError.value(f"pixels: the input's map has shape {tuple(values.shape)}; expected images [n, c, h, w].")
-    found = semiring.score(semiring.sum(values, 1)).double()
-    if semiring.logarithmic:
-        largest = found.flatten(1).amax(1).nan_to_num(neginf=0.0)
-        found = (found - largest[:, None, None]).exp()
-    return found
+    return amounts(semiring, semiring.sum(values, 1))
 
 
 def raw(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:

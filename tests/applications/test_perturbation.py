@@ -43,12 +43,12 @@ def random_map(images, seed=1):
 def slow_scores(model, x, y, noisy, map, region, counts, score, sign):
     """One image: its regions sorted, flipped one after the other, the network asked at each count."""
     height, width = map.shape
-    sums = {}
+    pixels = {}
     for r in range(height):
         for c in range(width):
-            key = (r // region, c // region)
-            sums[key] = sums.get(key, 0.0) + map[r, c].item()
-    order = sorted(sums, key=lambda key: -sign * sums[key])
+            pixels.setdefault((r // region, c // region), []).append(map[r, c].item())
+    means = {key: sum(values) / len(values) for key, values in pixels.items()}
+    order = sorted(means, key=lambda key: -sign * means[key])
     values = []
     for count in counts:
         flipped = x.clone()

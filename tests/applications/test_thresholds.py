@@ -76,7 +76,7 @@ class Mean(nn.Module):
 def test_a_mean_over_places_is_a_gate():
     torch.manual_seed(0)
     name, rule, theta = thresholds.gate(Mean().eval(), images(), cut="threshold").rows[0]
-    assert name.startswith("mean") and rule is None and theta == conversions.threshold(4 / 99)
+    assert name.startswith("mean") and rule is None and theta == conversions.threshold(2 / 99)
 
 
 def test_errors_say_what_to_do():
