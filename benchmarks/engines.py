@@ -24,7 +24,7 @@ def explained(model: nn.Module, x: Tensor, **settings: object) -> Run:
 
 def klrp_settings(photographs: bool) -> dict[str, dict]:
     """Every built-in with the kernel that it gets, several rules, and a semiring with a hint."""
-    cuts = {theta: conversions.threshold(theta) for theta in (0.01, 0.05)}
+    cuts = {theta: conversions.threshold(theta) for theta in (0.01, 0.02)}
     found = {f"Boolean θ = {theta:g}": {"semiring": "boolean", "theta": cut} for theta, cut in cuts.items()}
     found["counting θ = 0.01"] = {"semiring": "counting", "theta": cuts[0.01]}
     found["counting positive()"] = {"semiring": "counting", "theta": conversions.positive()}

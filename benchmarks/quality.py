@@ -99,6 +99,12 @@ def methods(subject: Subject) -> dict[str, Method]:
         "Viterbi": lrp(semiring="viterbi"),
         "fuzzy": lrp(semiring="fuzzy"),
         "Łukasiewicz": lrp(semiring="lukasiewicz"),
+        "signed counting, θ = .003": lrp(semiring=klrp.signed("counting"), theta=klrp.conversions.threshold(0.003)),
+        "signed Viterbi": lrp(semiring=klrp.signed("viterbi")),
+        "dial 1": lrp(semiring=klrp.dial(1)),
+        "dial 2": lrp(semiring=klrp.dial(2)),
+        "dial 4": lrp(semiring=klrp.dial(4)),
+        "counting, mass .5": lrp(semiring="counting", theta=klrp.conversions.mass(0.5)),
     }
     if subject.game is not None and has_gate(subject):
         found |= {

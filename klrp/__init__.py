@@ -9,7 +9,8 @@ run once, and its calls become steps, weighted layers and moves.
 from importlib import import_module
 from typing import Any
 
-from klrp import composites, conversions, rules, symbolic, thresholds
+from klrp import composites, conversions, paths, rules, symbolic, thresholds
+from klrp.composed import dial, signed
 from klrp.composites import ADD, ANY, ATTENTION, FIRST, NORM, PRODUCT, Composite
 from klrp.errors import KlrpError
 from klrp.explain import explain, explain_many, kernel_for
@@ -36,8 +37,8 @@ __all__ = [
     "ADD", "ANY", "ATTENTION", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY", "KlrpError", "LOG",
     "LUKASIEWICZ", "MAX_PLUS", "NORM", "PRODUCT", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__",
     "check_laws",
-    "composites", "conversions", "data", "explain", "explain_many", "kernel_for", "masks", "models", "perturbation",
-    "plot", "pruning", "quality", "register", "rules", "symbolic", "thresholds", "widgets",
+    "composites", "conversions", "data", "dial", "explain", "explain_many", "kernel_for", "masks", "models", "paths", "perturbation",
+    "plot", "pruning", "quality", "register", "rules", "signed", "symbolic", "thresholds", "widgets",
 ]  # fmt: skip
 
 # They bring torchvision, matplotlib, ipywidgets along.

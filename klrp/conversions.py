@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +33,9 @@ class Elements(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> torch.dtype | None: ...
+
+    @property
+    def parts(self) -> tuple[Elements, ...]: ...
 
     def full(self, shape: tuple[int, ...], which: str, like: Tensor) -> Tensor:
         """A tensor [*shape, *semiring.shape] filled with ``"zero"`` or ``"one"``."""
@@ -118,25 +121,45 @@ def _number(value: float, what: str) -> float:
 class _Cut:
     """One where ``passes(d, t)``, and zero elsewhere."""
 
-    passes: Callable[[Tensor, float], Tensor]
+    passes: Callable[[Tensor, Any], Tensor]
     t: float
 
     def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
         return _one_where(self.passes(d, self.t), semiring, d)
 
 
-def _size_reaches(d: Tensor, t: float) -> Tensor:
+def _size_reaches(d: Tensor, t: Any) -> Tensor:
     return d.abs() >= t
 
 
 @dataclass(frozen=True, eq=False)
 class _SampleCut:
-    """One where d ≥ t_n in sample n, and zero elsewhere."""
+    """One where ``passes(d, t_n)`` in sample n, and zero elsewhere."""
 
+    passes: Callable[[Tensor, Any], Tensor]
     t: Tensor
 
     def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
-        return _one_where(d >= self.t.to(d).reshape(-1, *(1,) * (d.ndim - 1)), semiring, d)
+        return _one_where(self.passes(d, self.t.to(d).reshape(-1, *(1,) * (d.ndim - 1))), semiring, d)
+
+    def of_samples(self, samples: slice) -> _SampleCut:
+        return replace(self, t=self.t[samples])
+
+
+@dataclass(frozen=True)
+class _BothSigns:
+    """(Θ(d), 0) for d > 0, (0, Θ(−d)) for d < 0, and (0, 0) for 0."""
+
+    theta: Conversion
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        (part,) = semiring.parts
+        elements, zero = self.theta(d.abs(), part), part.full((), "zero", d)
+        sides = [side[(..., *(None,) * len(part.shape))] for side in (d > 0, d < 0)]
+        return torch.stack([torch.where(side, elements, zero) for side in sides], d.ndim)
+
+    def of_samples(self, samples: slice) -> _BothSigns:
+        return _BothSigns(of_samples(self.theta, samples))
 
 
 @dataclass(frozen=True)
@@ -175,15 +198,40 @@ def threshold(t: float) -> Conversion:
     return Conversion(f"threshold({t:g})", _Cut(torch.ge, t), True, ("threshold", t))
 
 
-def at_least(t: Tensor) -> Conversion:
-    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to."""
-    return Conversion("at_least(...)", _SampleCut(t), True, ("threshold", t))
+def at_least(t: Tensor, size: bool = False) -> Conversion:
+    """Θ(d) = 1 if d ≥ t_n else 0, with a threshold t [N] for each sample n: what an automatic Θ comes to.
+
+    With ``size`` it is |d| that is compared.
+    """
+    cut = _SampleCut(_size_reaches if size else torch.ge, t)
+    return Conversion("at_least(...)", cut, True, ("magnitude" if size else "threshold", t))
+
+
+def of_samples(theta: Conversion, samples: slice) -> Conversion:
+    """Θ for some samples, where each has a threshold of its own."""
+    form, t = theta.form
+    if not isinstance(t, Tensor):
+        return theta
+    return replace(theta, apply=theta.apply.of_samples(samples), form=(form, t[samples]))  # type: ignore[attr-defined]
 
 
 def magnitude(t: float) -> Conversion:
     """Θ(d) = 1 if |d| ≥ t else 0: what inhibits counts as much as what supports."""
     t = _number(t, "magnitude")
     return Conversion(f"magnitude({t:g})", _Cut(_size_reaches, t), True, ("magnitude", t))
+
+
+def signed(theta: Conversion | Theta) -> Conversion:
+    """Θ(d) = (θ(d), 0) for d > 0, (0, θ(−d)) for d < 0, and (0, 0) for 0: what a klrp.signed semiring does with θ.
+
+    It is done to every Θ that such a semiring is given, so that there is no need to write it.
+    """
+    theta = as_conversion(theta)
+    if isinstance(theta.apply, _BothSigns):
+        return theta
+    if theta.fit:
+        raise KlrpError.value(f"theta: {theta!r} looks for a threshold among shares of one sign; use threshold(t).")
+    return Conversion(f"signed({theta!r})", _BothSigns(theta), theta.safe, ("signed", theta.form[1]))
 
 
 def positive() -> Conversion:

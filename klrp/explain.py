@@ -198,7 +198,9 @@ def _explain(
         relevance = _walked(plan)
         if relevance.maps.keys() - plan.network.inputs:
             account = partial(_account, again, relevance.logits) if semiring.linear and keep == "all" else None
-            relevance = replace(relevance, account=account, connections=partial(_edges, again, relevance.logits))
+            connections = partial(_edges, again, relevance.logits)
+            replay = partial(_repeated, again, relevance.logits)
+            relevance = replace(relevance, account=account, connections=connections, replay=replay)
         return relevance if plan.samples == len(relevance.logits) else relevance.first(plan.samples)
 
 

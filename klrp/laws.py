@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,14 +105,14 @@ def _laws(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple
 
 def _hint(semiring: Semiring, x: Tensor, y: Tensor, z: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What ``fused`` says of add and mul, beside what they give; both in double precision."""
-    if semiring.fused is None:
+    if semiring.fused is None or semiring.parts:  # of what is made of others, theirs are checked
         return
-    if semiring.fused not in HINTS:
+    if semiring.fused not in HINTS and not semiring.fused.startswith("norm "):
         raise KlrpError.value(
             f"semiring {semiring.name!r}: no kernel knows fused = {semiring.fused!r}; expected None or one of "
             f"{', '.join(map(repr, HINTS))}."
         )
-    add, mul = HINTS[semiring.fused]
+    add, mul = HINTS.get(semiring.fused, (partial(_norm, semiring.fused), torch.mul))
     triple = torch.stack([x, y, z])
     yield f"fused = {semiring.fused!r}: add is its ⊕", semiring.add(triple, 0).double(), add(triple.double(), 0)
     yield f"fused = {semiring.fused!r}: mul is its ⊗", semiring.mul(x, y).double(), mul(x.double(), y.double())
@@ -127,6 +128,11 @@ def _and(x: Tensor, y: Tensor) -> Tensor:
 
 def _bounded(x: Tensor, y: Tensor) -> Tensor:
     return (torch.minimum(x, y) - (1 - torch.maximum(x, y))).clamp_min(0)
+
+
+def _norm(fused: str, x: Tensor, dim: int) -> Tensor:
+    p = float(fused.removeprefix("norm ").removesuffix(",mul"))
+    return x.pow(p).sum(dim).pow(1 / p)
 
 
 # What kernels take ⊕ and ⊗ to be, by the name in ``fused``.

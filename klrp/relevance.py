@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +37,7 @@ class Relevance(Mapping[str, Tensor]):
     aliases: Mapping[str, str] = field(repr=False)
     account: Callable[[], Mapping[str, Balance]] | None = field(repr=False, default=None)
     connections: Callable[[str, Tensor], Tensor] | None = field(repr=False, default=None)
+    replay: Callable[[], AbstractContextManager[Any]] | None = field(repr=False, default=None)
 
     @property
     def input(self) -> Tensor:
@@ -62,8 +65,8 @@ class Relevance(Mapping[str, Tensor]):
         return len(self.maps)
 
     def __getstate__(self) -> dict:
-        """All but the ways to the account and the edges, which lead to the model."""
-        return vars(self) | {"account": None, "connections": None}
+        """All but the ways to the account, the edges and the plan, which lead to the model."""
+        return vars(self) | {"account": None, "connections": None, "replay": None}
 
     def __repr__(self) -> str:
         behind = f", behind the {self.behind} at its end" if self.behind else ""
@@ -130,6 +133,15 @@ class Relevance(Mapping[str, Tensor]):
                 "is copied or stored."
             )
         return self.connections(self.aliases.get(step, step), self[step])
+
+    def replayed(self) -> AbstractContextManager[Any]:
+        """What was decided and computed for the explanation, once more: for what reads shares of it, as klrp.paths."""
+        if self.replay is None:
+            raise KlrpError.value(
+                "keep: paths need the maps of all steps, and the model; ask for them before the Relevance is copied or "
+                "stored."
+            )
+        return self.replay()
 
     def first(self, n: int) -> Relevance:
         """The first ``n`` samples alone; the others were there to tell which axis is the samples'."""

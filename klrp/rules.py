@@ -87,7 +87,7 @@ class Part:
 class Rule:
     """How an upper neuron's relevance is shared among the lower ones.
 
-    ``normaliser`` is ``"sum"`` or ``"max"`` over the lower neurons; the stabiliser is
+    ``normaliser`` is ``"sum"``, ``"max"``, or ``"norm"`` with a ``power``, over the lower neurons; the stabiliser is
     :math:`ε_k = eps + std \\sqrt{mean z^2}` per sample, with the sign of z_k. ``first_only`` marks rules
     for the layers at the input, ``shares_in_unit_interval`` those whose shares all lie in [0, 1]. ``choice`` says which
     way a step takes that is linear only for given values; without ``parts`` the shares are the semiring's default.
@@ -101,6 +101,7 @@ class Rule:
     first_only: bool = False
     choice: str = ""
     shares_in_unit_interval: bool = False
+    power: float = 1.0
 
     def __repr__(self) -> str:
         return self.name
@@ -235,12 +236,31 @@ def wsquare() -> Rule:
     return Rule("wsquare()", (part,), shares_in_unit_interval=True)
 
 
-def max_share() -> Rule:
+def max_share(signed: bool = False) -> Rule:
     """The paper's Viterbi normaliser: d_jk = |a_j w_jk| / max_j |a_j w_jk|.
 
-    The largest share is 1. The bias is no candidate for the maximum (Groudiev and Maniu 2024).
+    The largest share is 1. The bias is no candidate for the maximum (Groudiev and Maniu 2024). With ``signed`` it is
+    d_jk = a_j w_jk / max_j |a_j w_jk|, in [−1, 1], for klrp.signed semirings.
     """
+    if signed:
+        return Rule("max_share(signed=True)", (Part(((same, same),)),), normaliser="max")
     return Rule("max_share()", (Part(((torch.abs, torch.abs),)),), normaliser="max", shares_in_unit_interval=True)
+
+
+def norm_share(p: float) -> Rule:
+    r"""Shares by the p-norm: :math:`d_{jk} = |a_j w_{jk}| / (\sum_j |a_j w_{jk}|^p)^{1/p}`, the default of klrp.dial(p).
+
+    p = 1 shares the sizes of the contributions as LRP would, and p = ∞ is ``max_share()``. The bias is left out. p lies in
+    [1, 32], or is ∞: the p-th power of a ten-billionth is still a number for 32, and from there on the norm is the maximum
+    but for a tenth, even of thirty equal contributions.
+    """
+    number = as_number(p)
+    if not (1 <= number <= 32 or number == math.inf):
+        raise KlrpError.value(f"norm_share: got p = {p!r}; expected a number from 1 to 32, or math.inf.")
+    if number == math.inf:
+        return max_share()
+    sizes = (Part(((torch.abs, torch.abs),)),)
+    return Rule(f"norm_share({number:g})", sizes, normaliser="norm", shares_in_unit_interval=True, power=number)
 
 
 def as_average() -> Rule:

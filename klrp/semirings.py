@@ -55,6 +55,8 @@ class Semiring:
         default: the rule and the Θ of layers that are given none; None asks the user for both.
         total: what the ⊕ over a map says, in words.
         exact_below: where floats stop holding every element, as 2^53 for counts; None where that is no question.
+        parts: the semirings that it is made of, where ``fused`` says how, as in klrp.signed.
+        lift: what makes a Θ of it from the Θ that the user gave; None where that is the same.
 
     Raises:
         KlrpError: for a zero or one of another shape than ``shape``, an empty domain, or a default that is no pair.
@@ -78,6 +80,8 @@ class Semiring:
     default: tuple[Rule, Conversion | Theta] | None = None
     total: str = "the ⊕ over the neurons of the map"
     exact_below: float | None = None
+    parts: tuple[Semiring, ...] = ()
+    lift: Callable[[Conversion], Conversion] | None = None
 
     def __post_init__(self) -> None:
         shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)

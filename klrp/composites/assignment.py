@@ -205,4 +205,4 @@ def _completed(rule: Rule | None, theta: Conversion | None, semiring: Semiring, 
             f"{missing}: {name} has none, and the semiring {semiring.name!r} has no default. Give rule= and "
             f"theta=, such as rule=klrp.rules.max_share(), theta=klrp.conversions.identity()."
         )
-    return rule, theta
+    return rule, theta if semiring.lift is None else semiring.lift(theta)

@@ -25,11 +25,11 @@ from klrp.rules import Rule
 from klrp.semirings import Semiring
 from klrp.shares import PartShares, Shares, shares_of
 
-__all__ = ["KERNELS", "Cache", "Kernel", "Task", "chosen", "contract", "edges", "only", "task_for"]
+__all__ = ["KERNELS", "Cache", "Kernel", "Task", "chosen", "column", "contract", "edges", "fitted", "only", "task_for"]
 
 
 # The semirings that compiled code knows, by their hints, and what it then does with a share d and R_k.
-REACH, COUNT, MAX, MINIMUM, BOUNDED, EXPONENTIAL = range(6)
+REACH, COUNT, MAX, MINIMUM, BOUNDED, EXPONENTIAL, BALANCE = range(7)
 KINDS = {"any,and": REACH, "count": COUNT, "max,mul": MAX, "max,min": MINIMUM, "max,bounded": BOUNDED}
 # Of logarithms: the form of Θ, and the sign with which they grow.
 LOGARITHMS = {"max,add": ("log", 1), "min,add": ("neglog", -1)}
@@ -103,7 +103,7 @@ def chosen(task: Task) -> Kernel:
     kernel, why = first(task)
     if kernel is None:
         raise _none_left(why)
-    return Kernel(kernel.NAME, why) if kernel.NAME else chosen(kernel.of_exponentials(task))
+    return Kernel(kernel.NAME, why) if kernel.NAME else chosen(kernel.stand_in(task))
 
 
 def contract(task: Task, r: Tensor) -> list[Tensor]:
@@ -111,7 +111,7 @@ def contract(task: Task, r: Tensor) -> list[Tensor]:
     shapes = (*task.layer.inputs, task.layer.output)
     if not all(math.prod(shape) for shape in shapes):  # a layer of no neurons
         return [task.semiring.full(shape, "zero", r) for shape in task.layer.inputs]
-    task, objections = _fitted(task, r), []
+    task, objections = fitted(task, r), []
     for kernel in _allowed():
         objection = kernel.why_not(task)
         passed = None if objection else kernel.contract(task, r)
@@ -121,10 +121,15 @@ def contract(task: Task, r: Tensor) -> list[Tensor]:
     raise _none_left("; ".join(objections))
 
 
+def column(task: Task, number: int, j: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(k, d_jk) for the upper neurons k of neuron j of one of the layer's inputs; flat indices over all samples."""
+    return blocked.column(task.shares, number, j, partial(largest, memory=task.memory, cache=task.cache))
+
+
 def edges(task: Task, r: Tensor) -> Tensor:
     """Θ(d_jk) ⊗ R_k for each weight of the layer [N, *weight, *shape], from R_k [N, *output, *shape]; see
     klrp.Relevance.edges."""
-    return blocked.by_weight(_fitted(task, r), r)
+    return blocked.by_weight(fitted(task, r), r)
 
 
 _ONLY: ContextVar[frozenset[str] | None] = ContextVar("only", default=None)
@@ -180,7 +185,7 @@ def single_product_objection(task: Task, kinds: Mapping[str | None, int] = KINDS
     kind = kinds.get(task.semiring.fused)
     if kind is None or task.semiring.shape:
         return unknown(task.semiring)
-    cuts, (form, cut) = kind in (REACH, COUNT), task.theta.form
+    cuts, (form, cut) = kind in (REACH, COUNT, BALANCE), task.theta.form
     whole, _ = LOGARITHMS.get(task.semiring.fused, ("identity", 1))
     forms = ("threshold", "magnitude", "positive") if cuts else (whole,)
     if form not in forms:
@@ -212,14 +217,15 @@ def broadcast_samples(values: Tensor, map: Tensor) -> Tensor:
     return values.to(map.dtype).reshape(-1, *(1,) * (map.ndim - 1))
 
 
-def largest(part: PartShares, memory: int, cache: Cache | None = None) -> Tensor:
-    """max_j Σ_t α_t(a_j) ω_t(w_jk) [N, *output], the denominator of some rules, by the fastest that can."""
-    found = lists.largest(part, cache) if lists in _allowed() else None
+def largest(part: PartShares, wanted: Tensor | None = None, *, memory: int, cache: Cache | None = None) -> Tensor:
+    """max_j Σ_t α_t(a_j) ω_t(w_jk) [N, *output], the denominator of some rules, by the fastest that can; anything where
+    it is not ``wanted``."""
+    found = lists.largest(part, cache, wanted) if lists in _allowed() else None
     found = loops.largest(part) if found is None and loops in _allowed() else found
     return blocked.largest(part, memory) if found is None else found
 
 
-def _fitted(task: Task, r: Tensor) -> Task:
+def fitted(task: Task, r: Tensor) -> Task:
     """The task with the thresholds that an automatic Θ finds.
 
     A threshold found is itself a share. Kernels round it differently, by 5 half units at most, so that it is
@@ -242,7 +248,7 @@ def _none_left(why: str) -> KlrpError:
     return KlrpError.value(f"only: none of the kernels {', '.join(_ONLY.get() or ())} takes this layer: {why}.")
 
 
-from klrp.kernels import blocked, gradient, lists, loops, pnorm, threads, transport  # noqa: E402  they import what stands above
+from klrp.kernels import blocked, gradient, lists, loops, paired, pnorm, powers, threads, transport  # noqa: E402  they import what stands above
 
 # The first without an objection works: the fast ones before the others.
-KERNELS = (gradient, lists, transport, loops, pnorm, blocked)
+KERNELS = (gradient, powers, lists, transport, paired, loops, pnorm, blocked)

@@ -10,12 +10,13 @@ Channels and positions without relevance, or without activation where that means
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from klrp.conversions import Conversion, at_least
+from klrp.conversions import Conversion, of_samples
 from klrp.errors import KlrpError
 from klrp.kernels import Task, blocks
 from klrp.kernels.blocks import Product, block_edges, product_of, sample_chunks, tiles
@@ -44,7 +45,7 @@ def contract(task: Task, r: Tensor) -> list[Tensor]:
     edges = _edges(task, r)
     skip = shares.vanishes_at_zero and _zero_gives_zero(task.theta, semiring, example)
     for samples in sample_chunks(layer, edges):
-        theta = _of_samples(task.theta, samples)
+        theta = of_samples(task.theta, samples)
         for tap, product in blocks.products(shares, r, semiring, samples, skip):
             below = _below(product, theta, semiring, edges)
             lower = tap.lower(results[tap.source][samples])
@@ -68,7 +69,7 @@ def by_weight(task: Task, r: Tensor) -> Tensor:
     numbers = result.reshape(len(result), *shape, zero.numel()).movedim(-1, 1).contiguous()
     skip = task.shares.vanishes_at_zero and _zero_gives_zero(task.theta, semiring, task.shares.parts[0].denominator)
     for samples in sample_chunks(layer, edges):
-        theta = _of_samples(task.theta, samples)
+        theta = of_samples(task.theta, samples)
         for tap, product in blocks.products(task.shares, r, semiring, samples, skip):
             views = [[tap.weight(of_one) for of_one in of_sample] for of_sample in numbers[samples]]
             size = views[0][0].shape[1:]
@@ -147,16 +148,61 @@ def edges(shares: Shares) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         yield tap.source, at_j.expand_as(d).flatten(), at_k.expand_as(d).flatten(), d.flatten()
 
 
+def column(
+    shares: Shares, number: int, j: int, largest: Callable[[PartShares, Tensor], Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The shares of one lower neuron, tap by tap: (k, d_jk), both [m].
+
+    j is the flat index of a neuron of the layer's input ``number``, k that of its output, over all samples. ``largest``
+    gives the denominators of a rule that divides by a maximum, where a mask [N, *output] wants them.
+    """
+    layer, everything = shares.layer, slice(None)
+    blank = torch.empty(layer.inputs[number], dtype=torch.bool)
+    upper = torch.arange(math.prod(layer.output)).reshape(layer.output)
+    found = [(t, at) for t in layer.taps() if t.source == number for at in _places(t.lower(blank), j)]
+    wanted = torch.zeros(layer.output, dtype=torch.bool)
+    for tap, (n, g, _, *place) in found:
+        _placed(tap.upper(wanted), n, (g, everything), place).fill_(True)
+    parts = shares.parts
+    if shares.rule.normaliser == "max":
+        parts = tuple(replace(part, known=largest(part, wanted)) for part in parts)
+    for tap, (n, g, at_j, *place) in found:
+        k, d = _placed(tap.upper(upper), n, (g, everything), place), torch.zeros(())
+        for part in parts:
+            share = sum(
+                _placed(tap.lower(alpha[number]), n, (g, at_j), place)
+                * omega(_placed(tap.weight(layer.weights[number]), n, (g, everything, at_j), place))
+                for alpha, (_, omega) in zip(part.alphas, part.pairs, strict=True)
+            )
+            d = d + share / _placed(tap.upper(part.denominator), n, (g, everything), place) * part.scale
+        k, d = torch.broadcast_tensors(k, d)
+        yield k.flatten(), d.flatten()
+
+
+def _places(view: Tensor, j: int) -> list[list[int]]:
+    """Where a tap's view of a contiguous tensor has the number j of it: nowhere, or at one place for each repetition.
+
+    A view made of slices and axes in another order has strides each of which is larger than all that the smaller ones
+    can add up to, so that they are taken off one by one.
+    """
+    rest, at = j - view.storage_offset(), [0] * view.ndim
+    for axis in sorted((a for a, n in enumerate(view.shape) if n > 1), key=view.stride, reverse=True):
+        at[axis], rest = divmod(rest, view.stride(axis))
+        if not 0 <= at[axis] < view.shape[axis]:
+            return []
+    return [at] if rest == 0 else []
+
+
+def _placed(view: Tensor, n: int, at: tuple, place: list[int]) -> Tensor:
+    """A tap's view of one sample, at a group and its channels, and at a place along those axes that it has."""
+    positions = [p if size > 1 else 0 for p, size in zip(place, view.shape[1 + len(at) :], strict=True)]
+    return view[(n if len(view) > 1 else 0, *at, *positions)]
+
+
 def _edges(task: Task, r: Tensor, temporaries: int = 4) -> int:
     """How many pairs a block may have, where so many temporaries of it live at once."""
     example, numbers = task.shares.parts[0].denominator, math.prod(task.semiring.shape)
     return block_edges(task.memory, temporaries * max(example.element_size(), r.element_size() * numbers), r.device)
-
-
-def _of_samples(theta: Conversion, samples: slice) -> Conversion:
-    """Θ for some samples, where each has a threshold of its own."""
-    cut = theta.form[1]
-    return at_least(cut[samples]) if isinstance(cut, Tensor) else theta
 
 
 def _below(product: Product, theta: Conversion, semiring: Semiring, edges: int) -> Tensor:

@@ -39,11 +39,11 @@ def why_not(task: Task) -> str:
         return f"with {semiring.name} there is one for Θ = {form}"
     if not task.rule.shares_in_unit_interval:
         return f"the shares of {task.rule.name} may leave [0, 1]"
-    kernel, why = kernels.first(of_exponentials(task))
+    kernel, why = kernels.first(stand_in(task))
     return "" if kernel is not None and kernel.NAME != "blocked" else why or unknown(semiring)
 
 
-def of_exponentials(task: Task) -> Task:
+def stand_in(task: Task) -> Task:
     """The same contraction of the exponentials."""
     numbers, _, _ = HINTS[task.semiring.fused]
     return replace(task, semiring=numbers, theta=identity())
@@ -58,7 +58,7 @@ def contract(task: Task, r: Tensor) -> list[Tensor] | None:
     # Maps of double precision are the largest that there are: each is changed in place.
     relative = r.to(torch.float64, copy=True)
     relative = relative if sign == 1 else relative.neg_()
-    passed = kernels.contract(of_exponentials(task), relative.sub_(broadcast_samples(top, relative)).exp_())
+    passed = kernels.contract(stand_in(task), relative.sub_(broadcast_samples(top, relative)).exp_())
     del relative
     logs = [_log(x, r.dtype) for x in passed]
     logs = [x.add_(broadcast_samples(top, x)) for x in logs]

@@ -30,6 +30,11 @@ class Move:
         """(j, k) for each input: neuron j gets what arrives at k; flat indices over all samples."""
         raise NotImplementedError
 
+    def above(self, number: int, j: int, values: Sequence[Tensor] = ()) -> Tensor:
+        """The neurons k that neuron j of one of the inputs hands on to."""
+        at_j, at_k = self.pairs(values)[number]
+        return at_k[at_j == j]
+
     def lost(self, r: Tensor, values: Sequence[Tensor] = ()) -> Tensor:
         """How much of r [N, *output] goes to constants [N]."""
         return r.new_zeros(len(r))
@@ -184,6 +189,9 @@ class Pass(Move):
     def pairs(self, values: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
         k = torch.arange(math.prod(self.input))
         return [(k, k)]
+
+    def above(self, number: int, j: int, values: Sequence[Tensor] = ()) -> Tensor:
+        return torch.tensor([j])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Where the shares of a layer are a single product, d_jk = a_j w_jk / z_k, all tha
 taken out of the loop over the edges:
 
     Boolean    R_j = [ a_j max_k w_jk (R_k / z_k) ≥ θ ]
-    counting   R_j = Σ_k [ w_jk / z_k ≥ θ / a_j ] R_k
+    counting   R_j = Σ_k [ w_jk / z_k ≥ θ / a_j ] R_k, less those ≤ −θ / a_j in the balance of signed counting
     max, ×     R_j = a_j max_k w_jk (R_k / z_k)
     max, +     R_j = log a_j max_k w_jk (exp R_k / z_k), relative to the sample's largest R_k; min, + likewise
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from klrp.kernels import (
+    BALANCE,
     COUNT,
     EXPONENTIAL,
     KINDS,
@@ -42,7 +43,7 @@ from klrp.rules import Map
 from klrp.shares import PartShares
 
 NAME = "lists"
-TAKEN = KINDS | dict.fromkeys(LOGARITHMS, EXPONENTIAL)
+TAKEN = KINDS | dict.fromkeys(LOGARITHMS, EXPONENTIAL) | {"balance": BALANCE}
 
 # Fewer samples, and one more for each 2^20 weights, use a dense matrix too little to pay for another copy of it, or for
 # a look at its largest entries. Measured for Boolean and Viterbi: with 1024 x 1024 weights 8 samples take 1.6 and 3.8
@@ -64,7 +65,7 @@ def contract(task: Task, r: Tensor) -> list[Tensor] | None:
     if inexact(r, r):
         return None
     with threads.torch_on_one_thread():
-        passed = (_cut if kind in (REACH, COUNT) else _best)(task, kind, r)
+        passed = (_cut if kind in (REACH, COUNT, BALANCE) else _best)(task, kind, r)
         return None if passed is None or inexact(r, passed) else [passed.to(r.dtype)]
 
 
@@ -168,7 +169,7 @@ class _Magnitude(tuple):
 def _z(task: Task, r: Tensor) -> Tensor:
     """z_k before the stabiliser; a largest product only where there is relevance."""
     (part,) = task.shares.parts
-    if task.rule.normaliser != "max":
+    if task.rule.normaliser != "max" or part.known is not None:
         return part.z
     return largest(part, task.cache, r != task.semiring.zero)
 

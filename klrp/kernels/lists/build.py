@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import BOUNDED, COUNT, EXPONENTIAL, MAX, MINIMUM
+from klrp.kernels import BALANCE, BOUNDED, COUNT, EXPONENTIAL, MAX, MINIMUM
 from klrp.kernels.threads import flat, parallel_for
 
 # Neurons that are sorted at once: 128 KB of float32, and as much again for their levels and positions, stay in L2.
@@ -54,7 +54,7 @@ def sparse_lists(
     ``margin`` [samples, positions] is the stabiliser ε: z stands for z ± ε, with the sign of z, and for ∞ where that
     is too small for a normal float. What a list holds, and the key by which it falls, depend on the kind:
 
-    * REACH, COUNT: values scale / z, weights r; by the size of scale / z.
+    * REACH, COUNT, BALANCE: values scale / z, weights r; by the size of scale / z.
     * MAX: values r · scale / z, in the higher precision of the two; by the value.
     * EXPONENTIAL: values exp(−|r − best|) · scale / z, in double precision, where ``best`` [samples, positions] is the
       largest r of the sample, or the least; by the value.
@@ -78,7 +78,7 @@ def sparse_lists(
     index = np.empty(length, np.int32)
     higher = {MAX: r_at.dtype, EXPONENTIAL: np.float64}.get(kind, z_at.dtype)
     value = np.empty(length, np.promote_types(higher, z_at.dtype))
-    weight = np.empty(length, r_at.dtype) if kind in (COUNT, MINIMUM, BOUNDED) else value
+    weight = np.empty(length, r_at.dtype) if kind in (COUNT, BALANCE, MINIMUM, BOUNDED) else value
     bound = np.empty(length, value.dtype)
     index[-1] = value[-1] = weight[-1] = bound[-1] = 0
     extremes = np.zeros((n * strips * groups, 3), value.dtype)
@@ -103,7 +103,7 @@ def _builders(kind: int) -> tuple[Callable, Callable]:
     from numba import njit
 
     exponential, product = kind == EXPONENTIAL, kind == MAX
-    by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, MINIMUM, BOUNDED)
+    by_weight, weighted = kind in (MINIMUM, BOUNDED), kind in (COUNT, BALANCE, MINIMUM, BOUNDED)
 
     # A task is a strip of positions: along it memory is read in one direction, whatever the order of the axes.
     @njit(cache=True, nogil=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klrp.kernels import BOUNDED, COUNT, EXPONENTIAL, MAX, MINIMUM, REACH
+from klrp.kernels import BALANCE, BOUNDED, COUNT, EXPONENTIAL, MAX, MINIMUM, REACH
 from klrp.kernels.lists.build import Lists
 from klrp.kernels.lists.pack import Weights
 from klrp.kernels.threads import FAST, flat, parallel_for
@@ -47,7 +47,7 @@ def run(
     ``limits`` [samples · y] holds a number for each row. What is written depends on the kind; d = a w·value is a share:
 
     * REACH: whether d ≥ limit for any entry, where sign · a > 0.
-    * COUNT: Σ of the weights where d ≥ limit, where sign · a > 0.
+    * COUNT: Σ of the weights where d ≥ limit, where sign · a > 0; BALANCE: less those where d ≤ −limit.
     * MAX, MINIMUM, BOUNDED: max of |d|, of min(|d|, weight), of |d| + weight − 1, and at most limit.
     * EXPONENTIAL: limit + sign · log max |d|, where that is at most 1.
 
@@ -98,7 +98,8 @@ def _walker(kind: int, lanes: int) -> Callable:
     from numba import njit
 
     # Constants of the compiled code: what does not belong to the kind is compiled away.
-    reach, count, exponential = kind == REACH, kind == COUNT, kind == EXPONENTIAL
+    reach, exponential, balance = kind == REACH, kind == EXPONENTIAL, kind == BALANCE
+    count = balance or kind == COUNT
     maximum = exponential or kind == MAX
     minimum, bounded = kind == MINIMUM, kind == BOUNDED
     stops = reach or count
@@ -216,6 +217,9 @@ def _walker(kind: int, lanes: int) -> Callable:
                                         if count:
                                             c0, c1 = ((r0 if e0 >= t else 0.0), (r1 if e1 >= t else 0.0))
                                             c2, c3 = ((r2 if e2 >= t else 0.0), (r3 if e3 >= t else 0.0))
+                                            if balance:
+                                                c0, c1 = c0 - (r0 if -e0 >= t else 0.0), c1 - (r1 if -e1 >= t else 0.0)
+                                                c2, c3 = c2 - (r2 if -e2 >= t else 0.0), c3 - (r3 if -e3 >= t else 0.0)
                                             total[lane] += (c0 + c1) + (c2 + c3)
                                             continue
                                         if minimum:
