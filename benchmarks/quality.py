@@ -2,9 +2,10 @@
 
 Methods by networks: the gain (relevance_gain), the grid pointing game, what examine finds, and the second class
 (wrong_class), a number for each picture. What is in the file already, under the same settings, is not measured again;
-the file is written after each method, so that an interrupted run is taken up where it was.
+the file is written after each method, so that an interrupted run is taken up where it was. The stored file was made by
 
-    python benchmarks/quality.py --networks squeezenet --photographs 100 --mosaics 50 --save quality.json
+    python benchmarks/quality.py --networks digits,squeezenet --save book/assets/quality.json
+    python benchmarks/quality.py --networks vgg16 --photographs 20 --mosaics 10 --without mass,integrated --save ...
 """
 
 from __future__ import annotations
@@ -219,14 +220,24 @@ def best(model: nn.Module, images: Tensor, batch: int) -> Tensor:
 
 
 def measured(chosen: argparse.Namespace) -> list[dict]:
-    """A row for each network and method; those that the file has, under the same settings, are kept."""
+    """A row for each network and method; those that the file has are kept, if under the same settings."""
     settings = {k: getattr(chosen, k) for k in ("photographs", "mosaics", "digits", "steps")}
     path = Path(chosen.save) if chosen.save else None
     record = json.loads(path.read_text("utf-8")) if path and path.exists() else {"rows": []}
-    kept = [row for row in record["rows"] if row["settings"] == settings and not chosen.fresh]
+    asked = tuple(chosen.networks.split(","))
+    kept = [
+        row
+        for row in record["rows"]
+        if not row["network"].startswith(asked) or (row["settings"] == settings and not chosen.fresh)
+    ]
     done = {(row["network"], row["method"]) for row in kept}
     for subject in subjects(chosen):
-        found = {k: m for k, m in methods(subject).items() if not chosen.only or chosen.only in k}
+        only, without = (tuple(filter(None, names.split(","))) for names in (chosen.only, chosen.without))
+        found = {
+            k: m
+            for k, m in methods(subject).items()
+            if (not only or any(name in k for name in only)) and not any(name in k for name in without)
+        }
         found = {SURVIVAL: None, **found}
         bar = tqdm(found.items(), desc=subject.name)
         for name, method in bar:
@@ -267,7 +278,8 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     found.add_argument("--seeds", type=int, default=5, help="how many networks for digits")
     found.add_argument("--steps", type=int, default=5, help="of each flipping curve")
     found.add_argument("--batch", type=int, default=20)
-    found.add_argument("--only", help="only methods whose names contain this")
+    found.add_argument("--only", default="", help="only methods whose names contain one of these: dial,signed")
+    found.add_argument("--without", default="", help="no methods whose names contain one of these")
     found.add_argument("--fresh", action="store_true", help="measure again what the file has")
     measure.with_threads(found)
     return found.parse_args(given)

@@ -9,8 +9,9 @@ run once, and its calls become steps, weighted layers and moves.
 from importlib import import_module
 from typing import Any
 
-from klrp import composites, conversions, paths, rules, symbolic, thresholds
-from klrp.composed import dial, signed
+from klrp import circuits, composites, conversions, homomorphisms, paths, rules, symbolic, thresholds
+from klrp.aggregates import entropy, expectation, kbest
+from klrp.composed import dial, product, signed
 from klrp.composites import ADD, ANY, ATTENTION, FIRST, NORM, PRODUCT, Composite
 from klrp.errors import KlrpError
 from klrp.explain import explain, explain_many, kernel_for
@@ -34,11 +35,12 @@ from klrp.semirings import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADD", "ANY", "ATTENTION", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY", "KlrpError", "LOG",
-    "LUKASIEWICZ", "MAX_PLUS", "NORM", "PRODUCT", "REAL", "Relevance", "Semiring", "TROPICAL", "VITERBI", "__version__",
-    "check_laws",
-    "composites", "conversions", "data", "dial", "explain", "explain_many", "kernel_for", "masks", "models", "paths", "perturbation",
-    "plot", "pruning", "quality", "register", "rules", "signed", "symbolic", "thresholds", "widgets",
+    "ADD", "ANY", "ATTENTION", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY",
+    "KlrpError", "LOG", "LUKASIEWICZ", "MAX_PLUS", "NORM", "PRODUCT", "REAL", "Relevance", "Semiring",
+    "TROPICAL", "VITERBI", "__version__", "check_laws", "circuits", "composites", "conversions", "data",
+    "dial", "entropy", "expectation", "explain", "explain_many", "homomorphisms", "kbest", "kernel_for",
+    "masks", "models", "paths", "perturbation", "plot", "product", "pruning", "quality", "register", "rules", "signed",
+    "symbolic", "thresholds", "widgets",
 ]  # fmt: skip
 
 # They bring torchvision, matplotlib, ipywidgets along.

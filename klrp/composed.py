@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from klrp import conversions, rules
+from klrp.conversions import Conversion, as_conversion
+from klrp.errors import KlrpError
 from klrp.semirings import Semiring, find_semiring
 
 
@@ -111,3 +114,114 @@ class _Norm:
         top = x.amax(dim, keepdim=True)
         powers = (x / torch.where(top > 0, top, 1)).pow(self.p).sum(dim)
         return top.squeeze(dim) * powers.pow(1 / self.p)
+
+
+def product(*semirings: Semiring | str) -> Semiring:
+    r"""The product of semirings: one walk answers for all of them. Elements are tuples, ⊕ and ⊗ are taken in each place.
+
+    .. math:: (x, y) ⊕ (x', y') = (x ⊕ x', y ⊕ y'), \qquad (x, y) ⊗ (x', y') = (x ⊗ x', y ⊗ y')
+
+    The numbers of the components' elements lie one after the other on a single axis; ``components`` takes them apart. All
+    walk along the same shares. A Θ is taken for each component; ``conversions.each`` gives each its own. The default
+    exists where the components have the same rule. The ``score`` is that of the first.
+
+    Two copies of the reals hold bounds: with Θ's that give the least and the largest value of a share from 0 up, the pair
+    encloses the relevance.
+
+    Raises:
+        KlrpError: for fewer than two semirings.
+
+    Example:
+        >>> both = klrp.product("counting", "boolean")
+        >>> counts, whether = klrp.composed.components(both, klrp.explain(model, x, semiring=both).input)
+    """
+    given = [find_semiring(s) for s in semirings]
+    parts = tuple(p for k in given for p in (k.parts if k.fused == "product" else (k,)))
+    if len(parts) < 2:
+        raise KlrpError.value(f"product: got {len(parts)} semiring; expected two or more.")
+    flat = lambda which: [v for k in parts for v in torch.as_tensor(getattr(k, which)).flatten().tolist()]  # noqa: E731
+    rule, thetas = parts[0].default and parts[0].default[0], [as_conversion(k.default[1]) for k in parts if k.default]
+    alike = len(thetas) == len(parts) and all(k.default and k.default[0] == rule for k in parts)
+    low, high = zip(*(k.domain for k in parts), strict=True)
+    limits = [k.exact_below for k in parts if k.exact_below] + [2.0**53] * any(k.dtype == torch.int64 for k in parts)
+    return Semiring(
+        " × ".join(k.name for k in parts), flat("zero"), flat("one"), _ProductSum(parts), _ProductOfEach(parts),
+        domain=(min(low), max(high)), shape=(len(flat("zero")),), dtype=_common(parts), score=_FirstScore(parts),
+        fused="product", default=(rule, conversions.each(*thetas)) if rule and alike else None,
+        total="; ".join(k.total for k in parts), exact_below=min(limits, default=None), parts=parts,
+        lift=_LiftedEach(parts),
+    )  # fmt: skip
+
+
+def components(semiring: Semiring, x: Tensor) -> tuple[Tensor, ...]:
+    """The elements of each component [..., \\*component.shape], in its own dtype, of elements of a ``product``."""
+    if semiring.fused != "product":
+        raise KlrpError.value(f"semiring: {semiring.name} is no product; make one with klrp.product.")
+    return _apart(semiring.parts, x)
+
+
+def _apart(parts: tuple[Semiring, ...], x: Tensor) -> tuple[Tensor, ...]:
+    pieces = x.split([math.prod(k.shape) for k in parts], -1)
+    return tuple(v.reshape(*x.shape[:-1], *k.shape).to(k.dtype or x.dtype) for k, v in zip(parts, pieces, strict=True))
+
+
+def joined(parts: tuple[Semiring, ...], pieces: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
+    """Elements of a product from those of its components."""
+    flat = (v.reshape(*v.shape[: v.ndim - len(k.shape)], -1).to(dtype) for k, v in zip(parts, pieces, strict=True))
+    return torch.cat(list(flat), -1)
+
+
+def _common(parts: tuple[Semiring, ...]) -> torch.dtype | None:
+    """A dtype that holds the elements of all: None, that of the network, where no count is among them."""
+    dtypes = {k.dtype for k in parts}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    if None in dtypes:
+        return None if dtypes <= {None, torch.bool} else torch.float64
+    return torch.float64 if torch.float64 in dtypes else torch.int64
+
+
+@dataclass(frozen=True)
+class _ProductSum:
+    """⊕ in each place."""
+
+    parts: tuple[Semiring, ...]
+
+    def __call__(self, x: Tensor, dim: int) -> Tensor:
+        pieces = (k.add(v, dim) for k, v in zip(self.parts, _apart(self.parts, x), strict=True))
+        return joined(self.parts, pieces, x.dtype)
+
+
+@dataclass(frozen=True)
+class _ProductOfEach:
+    """⊗ in each place."""
+
+    parts: tuple[Semiring, ...]
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = torch.broadcast_tensors(x, y)
+        pairs = zip(self.parts, _apart(self.parts, x), _apart(self.parts, y), strict=True)
+        return joined(self.parts, (k.mul(a, b) for k, a, b in pairs), x.dtype)
+
+
+@dataclass(frozen=True)
+class _FirstScore:
+    """The score of the first component."""
+
+    parts: tuple[Semiring, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        first = self.parts[0]
+        assert first.score is not None
+        return first.score(_apart(self.parts, x)[0])
+
+
+@dataclass(frozen=True)
+class _LiftedEach:
+    """A Θ for each component, as it takes it."""
+
+    parts: tuple[Semiring, ...]
+
+    def __call__(self, theta: Conversion) -> Conversion:
+        given = conversions.of_each(theta, len(self.parts))
+        return conversions.each(*(t if k.lift is None else k.lift(t) for k, t in zip(self.parts, given, strict=True)))

@@ -255,6 +255,39 @@ def neglog() -> Conversion:
     return Conversion("neglog()", _Logarithm(-1), form=("neglog", 0.0))
 
 
+def each(*thetas: Conversion | Theta) -> Conversion:
+    """Θ(d) = (θ₁(d), θ₂(d), ...): one for each component of a klrp.product."""
+    made = tuple(as_conversion(theta) for theta in thetas)
+    if any(theta.fit for theta in made):
+        raise KlrpError.value("theta: mass() looks for one threshold, and a product of semirings may need several.")
+    cuts = [theta.form[1] for theta in made if isinstance(theta.form[1], Tensor)]
+    names = ", ".join(map(repr, made))
+    return Conversion(f"each({names})", _Each(made), all(t.safe for t in made), ("each", cuts[0] if cuts else 0.0))
+
+
+def of_each(theta: Conversion, n: int) -> tuple[Conversion, ...]:
+    """The Θ of each of the n components: those of ``each``, or the same for all."""
+    found = theta.apply.thetas if isinstance(theta.apply, _Each) else (theta,) * n
+    if len(found) != n:
+        raise KlrpError.value(f"theta: each() has {len(found)} of them for {n} semirings; give one for each.")
+    return found
+
+
+@dataclass(frozen=True)
+class _Each:
+    """The elements of all components, one after the other on one axis."""
+
+    thetas: tuple[Conversion, ...]
+
+    def __call__(self, d: Tensor, semiring: Elements) -> Tensor:
+        pieces = [theta(d, part).reshape(*d.shape, -1) for theta, part in zip(self.thetas, semiring.parts, strict=True)]
+        dtype = semiring.dtype or d.dtype
+        return torch.cat([piece.to(dtype) for piece in pieces], -1)
+
+    def of_samples(self, samples: slice) -> _Each:
+        return _Each(tuple(of_samples(theta, samples) for theta in self.thetas))
+
+
 def _scalar_zero(semiring: Elements) -> float:
     if semiring.shape:
         raise KlrpError.value(

@@ -113,6 +113,49 @@ def explain(
     return SymbolicRelevance(int(plan.target[0]), maps)
 
 
+def needed(
+    model: nn.Module,
+    inputs: Tensor,
+    target: int | None = None,
+    *,
+    theta: Callable[[float, Edge], bool] = lambda d, edge: d >= 1e-9,
+    rule: Rule | None = None,
+    composite: Composite | None = None,
+) -> SymbolicRelevance:
+    """The neurons that every relevant path to a neuron goes through: without any one of them no relevance arrives.
+
+    An element is a set of neurons (step, k), k being the flat index in what a weighted step outputs, or None where there
+    is no path: ⊕ is ∩, ⊗ is ∪, 0 is None and 1 the empty set. Each is a cut of the graph of relevant connections by a
+    single neuron, a dominator in the words of flow graphs (Lowry and Medlock 1969); the explained class is one of them.
+
+    Args:
+        model, inputs, target, rule, composite: as in ``explain``.
+        theta: ``theta(d, edge)`` says whether a connection is relevant; the default is that of the Boolean semiring.
+
+    Raises:
+        KlrpError: as ``explain``.
+
+    Example:
+        >>> klrp.symbolic.needed(model, x, target=0).input[0]
+        frozenset({("2", 0), ("0", 4)})
+    """
+    through = lambda d, edge: frozenset([(edge.step, edge.k)]) if theta(d, edge) else None  # noqa: E731
+    return explain(
+        model, inputs, target, theta=through, zero=None, one=frozenset(), add=_in_both, mul=_in_either, rule=rule,
+        composite=composite,
+    )  # fmt: skip
+
+
+def _in_both(x: frozenset | None, y: frozenset | None) -> frozenset | None:
+    """∩, where None, no path, is neutral."""
+    return y if x is None else x if y is None else x & y
+
+
+def _in_either(x: frozenset | None, y: frozenset | None) -> frozenset | None:
+    """∪, where None, no path, absorbs."""
+    return None if x is None or y is None else x | y
+
+
 def _check_size(plan: Plan) -> None:
     """A KlrpError if some layer has too many edges to walk one by one, or several rows for the one sample."""
     for step in plan.network.steps:

@@ -248,7 +248,7 @@ def _none_left(why: str) -> KlrpError:
     return KlrpError.value(f"only: none of the kernels {', '.join(_ONLY.get() or ())} takes this layer: {why}.")
 
 
-from klrp.kernels import blocked, gradient, lists, loops, paired, pnorm, powers, threads, transport  # noqa: E402  they import what stands above
+from klrp.kernels import blocked, gradient, lists, loops, paired, pnorm, powers, several, threads, transport  # noqa: E402  they import what stands above
 
 # The first without an objection works: the fast ones before the others.
-KERNELS = (gradient, powers, lists, transport, paired, loops, pnorm, blocked)
+KERNELS = (gradient, powers, lists, several, transport, paired, loops, pnorm, blocked)

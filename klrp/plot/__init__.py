@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from klrp.plot.lines import curves
 from klrp.plot.maps import POSITIVE, SIGNED, TWO, boolean, count, heatmap, image, overlay
 from klrp.plot.networks import network
+from klrp.plot.paths import path
 from klrp.plot.pictures import Picture, data_url, img_tag, panel, png, show
 from klrp.plot.texts import Sentences, word_table, words
 from klrp.plot.values import join_channels
 
 __all__ = [
     "Axes", "Figure", "POSITIVE", "Picture", "SIGNED", "Sentences", "TWO", "boolean", "count", "curves", "data_url", "heatmap",
-    "image", "img_tag", "join_channels", "network", "overlay", "panel", "plt", "png", "show",
+    "image", "img_tag", "join_channels", "network", "overlay", "panel", "path", "plt", "png", "show",
     "word_table", "words",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.patches import ConnectionPatch, FancyBboxPatch
+from torch import nn
 
 import klrp
 from klrp import plot
@@ -502,3 +503,34 @@ def test_only_chains_of_layers_are_drawn_from_a_relevance():
         plot.network(klrp.explain(Around(), torch.rand(1, 3)))
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     assert "A network of 4 and 2" in plot.network(klrp.explain(flat, torch.rand(1, 2, 2))).get_label()
+
+
+def test_a_path_over_its_picture():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 7, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(7 * 5 * 6, 3),
+    ).eval()  # fmt: skip
+    x = torch.rand(2, 3, 10, 12)
+    relevance = klrp.explain(net, x, semiring="viterbi")
+    several = klrp.paths.best(relevance, sample=1, k=3)
+    (one, _, _) = several
+    ax = plot.path(one, relevance, x[1], title="a path")
+    boxes = [(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in ax.patches]
+    places = {name: index for name, index in one.layers}
+    _, y, column = places["3"]
+    assert boxes[0] == (2 * column - 0.5, 2 * y - 0.5, 2, 2)  # a map of half the size
+    _, y, column = places["input"]
+    assert boxes[-1] == (column - 0.5, y - 0.5, 1, 1) and len(boxes) == 3
+    (cross,) = (line for line in ax.lines if line.get_marker() == "+")
+    assert [v.tolist() for v in cross.get_data()] == [[column], [y]]
+    assert ax.get_label().startswith("a path over the picture, from above: 3 at row") and ax.get_title() == "a path"
+    assert "3 paths in all" in plot.path(several, relevance, x[1]).get_label()
+    plot.plt.close("all")
+
+
+def test_a_path_without_places_is_refused():
+    relevance = klrp.explain(nn.Linear(5, 3), torch.rand(1, 5), semiring="viterbi")
+    with pytest.raises(klrp.KlrpError, match="none of the neurons has a place"):
+        plot.path(klrp.paths.best(relevance)[0], relevance, torch.rand(3, 4, 4))
+    plot.plt.close("all")

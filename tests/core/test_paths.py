@@ -485,3 +485,75 @@ def test_where_nothing_is_relevant_there_is_no_path():
     counts = klrp.explain(model, x, semiring="counting", theta=conversions.threshold(99.0))
     with pytest.raises(klrp.KlrpError, match="no path leads to it"):
         paths.sample(counts, 2)
+
+
+# ------------------------------------------------------------------------- products
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_one_walk_for_several_semirings(net):
+    model, x = made(net)
+    semiring = klrp.product("counting", klrp.signed("boolean"), "counting_int")
+    settings = dict(rule=rules.epsilon(1e-3), theta=conversions.threshold(THETA))
+    together = klrp.explain(model, x, semiring=semiring, **settings)
+    with klrp.kernels.only("blocked"):
+        slow = klrp.explain(model, x, semiring=semiring, **settings)
+    assert semiring.shape == (4,) and torch.equal(together.input, slow.input)
+    alone = [klrp.explain(model, x, semiring=k, **settings).input for k in semiring.parts]
+    for found, expected in zip(klrp.composed.components(semiring, together.input), alone, strict=True):
+        assert found.dtype == expected.dtype and torch.equal(found, expected)
+
+
+def test_a_product_of_products_is_flat_and_each_has_its_own_theta():
+    model, x = made("mlp")
+    semiring = klrp.product(klrp.product("real", "real"), "boolean")
+    assert len(semiring.parts) == 3 and semiring.shape == (3,)
+    thetas = lambda d: 0.5 * d, conversions.identity(), conversions.threshold(THETA)  # noqa: E731
+    rule = rules.epsilon(1e-2)
+    found = klrp.explain(model, x, semiring=semiring, rule=rule, theta=conversions.each(*thetas)).input
+    for part, theta, piece in zip(semiring.parts, thetas, klrp.composed.components(semiring, found), strict=True):
+        assert torch.allclose(
+            piece.double(), klrp.explain(model, x, semiring=part, rule=rule, theta=theta).input.double()
+        )
+
+
+def test_bounds_enclose_the_relevance_of_shares_known_to_a_tolerance():
+    model, x = made("cnn")
+    semiring, t = klrp.product("real", "real"), 0.05
+    theta = conversions.each(lambda d: d * (1 - t), lambda d: d * (1 + t))
+    pairs = klrp.explain(model, x, semiring=semiring, rule=rules.zplus(), theta=theta).input
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        wobble = lambda d: d * (1 + t * (2 * torch.rand(d.shape, generator=generator, dtype=d.dtype) - 1))  # noqa: E731
+        r = klrp.explain(model, x, rule=rules.zplus(), theta=wobble).input
+        assert bool((pairs[..., 0] <= r + 1e-12).all()) and bool((r <= pairs[..., 1] + 1e-12).all())
+    assert bool((pairs[..., 0] < pairs[..., 1]).any())
+
+
+def test_products_default_only_where_the_rules_agree():
+    assert klrp.product("counting", "boolean").default[0] == rules.epsilon()
+    assert klrp.product("counting", "viterbi").default is None
+    model, x = made("mlp")
+    with pytest.raises(klrp.KlrpError, match="has no default"):
+        klrp.explain(model, x, semiring=klrp.product("counting", "viterbi"))
+    for bad, message in (
+        (lambda: klrp.product("real"), "two or more"),
+        (lambda: klrp.composed.components(klrp.REAL, x), "is no product"),
+        (lambda: conversions.each(conversions.mass(0.5), conversions.positive()), "several"),
+        (
+            lambda: klrp.explain(
+                model, x, semiring=klrp.product("counting", "boolean"), theta=conversions.each(conversions.positive())
+            ),
+            "1 of them for 2",
+        ),
+    ):
+        with pytest.raises(klrp.KlrpError, match=message):
+            bad()
+
+
+def test_a_product_is_copied_and_its_laws_hold():
+    semiring = klrp.product("viterbi", "counting", "tropical")
+    assert semiring.dtype == torch.float64
+    other = pickle.loads(pickle.dumps(semiring))
+    assert other.mul == semiring.mul and other.parts == semiring.parts
+    klrp.check_laws(semiring, torch.tensor([[0.5, 2, 1], [0.25, 3, INF], [1, 0, 4]], dtype=torch.float64))

@@ -6,7 +6,7 @@ import oracle
 import pytest
 import sympy
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from networks import close, graph, signed
 from test_laws import graphs
@@ -125,6 +125,42 @@ def test_a_class_with_plus_and_times_of_its_own_is_enough():
     ).input  # fmt: skip
     assert why[0] == {frozenset([("0", 0, k), ("2", k, 0)]) for k in (0, 1)}
     assert why[1] == {frozenset([("0", 1, 0), ("2", 0, 0)])}
+
+
+def ways(net, x, target, rule, theta):
+    """For each input neuron the list of its relevant paths, each the set of its neurons."""
+    found = symbolic.explain(
+        net, x, target, rule=rule, zero=(), one=(frozenset(),), add=lambda a, b: a + b,
+        mul=lambda a, b: tuple(p | q for p in a for q in b),
+        theta=lambda d, edge: (frozenset([(edge.step, edge.k)]),) if d >= theta else (),
+    )  # fmt: skip
+    return found.input.ravel()
+
+
+@settings(max_examples=40, deadline=None)
+@given(graph=graphs(), target=st.integers(0, 2), theta=st.sampled_from([1e-9, 0.3, 0.6]))
+def test_needed_neurons_are_those_of_all_paths_and_without_them_there_is_none(graph, target, theta):
+    net, widths = graph
+    x = torch.randn(1, widths[0], dtype=torch.float64)
+    rule, cut = rules.max_share(), conversions.threshold(theta)
+    counts = klrp.explain(net, x, target, semiring="counting", rule=rule, theta=cut)
+    assume(counts.input.sum() < 20_000)
+    needed = symbolic.needed(net, x, target, rule=rule, theta=lambda d, edge: d >= theta).input
+    paths = ways(net, x, target, rule, theta)
+    assert list(needed) == [frozenset.intersection(*some) if some else None for some in paths]
+    for step, gone in {neuron for some in paths for way in some for neuron in way}:
+        mask = torch.arange(counts[step].shape[1]) != gone
+        left = klrp.explain(net, x, target, semiring="boolean", rule=rule, theta=cut, through={step: mask}).input[0]
+        for neurons, reached in zip(needed, left.tolist(), strict=True):
+            assert reached == (neurons is not None and (step, gone) not in neurons)
+
+
+def test_the_neurons_needed_by_default_are_those_of_the_boolean_semiring():
+    net, x = klrp.models.toy()
+    needed, truth = symbolic.needed(net, x, 0), klrp.explain(net, x, 0, semiring="boolean")
+    for step in truth:
+        assert [neurons is not None for neurons in needed[step].ravel()] == truth[step].flatten().tolist()
+    assert list(needed.input) == [{("2", 0), ("0", 1)}, None]  # all shares of the second input are negative
 
 
 @pytest.mark.parametrize("inputs", [torch.rand(2, 3), torch.rand(0, 3), [1.0]])
