@@ -13,7 +13,7 @@ from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
 # Lines of code: without kernels, readers and applications; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 4197, 9172
+CORE_LINES, PACKAGE_LINES = 4495, 10286
 LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
