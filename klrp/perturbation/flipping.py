@@ -142,7 +142,7 @@ def flip(
 def scores(relevance: Relevance) -> Tensor:
     """The relevance of each pixel as a number, [n, h, w] float64: the score, summed over the channels.
 
-    Where scores are logarithms, their `amounts` are summed.
+    Where scores are logarithms, the exponentials relative to the image's largest are summed.
 
     Example:
         >>> scores(klrp.explain(model, x, y, semiring="tropical"))
