@@ -21,8 +21,11 @@ ToElements = Callable[[Tensor, Elements], Tensor]
 def kbest(k: int) -> Semiring:
     r"""The semiring of the k largest weights of paths, which are lists :math:`x_1 ≥ … ≥ x_k ≥ 0`, filled up with zeros.
 
-    .. math:: x ⊕ y = \text{the } k \text{ largest of } x_1, …, x_k, y_1, …, y_k, \qquad
-        x ⊗ y = \text{the } k \text{ largest of all } x_i y_j
+    .. math::
+
+        x ⊕ y &= \text{the } k \text{ largest of } x_1, …, x_k, \\
+        & \qquad y_1, …, y_k \\
+        x ⊗ y &= \text{the } k \text{ largest of all } x_i y_j
 
     So :math:`R_j` lists the weights of the k best paths from the output to neuron j; two paths of equal weight are two
     entries, and what is missing is 0. A Θ that klrp.explain is given is one of VITERBI, and d is
@@ -76,7 +79,10 @@ class _Products:
 def expectation() -> Semiring:
     r"""The expectation semiring, of pairs :math:`(p, r)`: p is the sum of the weights w of all paths, r that of w log w.
 
-    .. math:: (p, r) ⊕ (p', r') = (p + p', r + r'), \qquad (p, r) ⊗ (p', r') = (p p', \; p r' + r p')
+    .. math::
+
+        (p, r) ⊕ (p', r') &= (p + p', r + r') \\
+        (p, r) ⊗ (p', r') &= (p p', \; p r' + r p')
 
     A Θ that klrp.explain is given is one of REAL, and d is :math:`(Θ(d), Θ(d) \log Θ(d))`. Logarithms add up along a path,
     and so do the pairs (Eisner 2002, for any quantity that adds up along it). The default is z⁺ with Θ = id: p is then
@@ -86,7 +92,8 @@ def expectation() -> Semiring:
     Elements have the shape (2,). A negative Θ(d) has no logarithm and is refused.
 
     Example:
-        >>> paths = klrp.entropy(klrp.explain(model, x, semiring=klrp.expectation()).input).exp()
+        >>> r = klrp.explain(model, x, semiring=klrp.expectation()).input
+        >>> paths = klrp.entropy(r).exp()
     """
     return Semiring(
         "expectation", [0.0, 0.0], [1.0, 0.0], REAL.add, _product_rule, shape=(2,), default=(rules.zplus(), identity()),

@@ -9,8 +9,9 @@ klrp.symbolic.explain walks:
     >>> def theta(d, edge):
     ...     shares[edge] = d
     ...     return circuit.variable(edge) if d > 0 else circuit.zero
-    >>> formulas = klrp.symbolic.explain(model, x, theta=theta, zero=circuit.zero, one=circuit.one).input
-    >>> klrp.circuits.evaluate(formulas, shares, "real")  # as klrp.explain, if negative shares are dropped
+    >>> ends = dict(zero=circuit.zero, one=circuit.one)
+    >>> formulas = klrp.symbolic.explain(model, x, theta=theta, **ends)
+    >>> klrp.circuits.evaluate(formulas.input, shares, "real")
 """
 
 from __future__ import annotations
@@ -162,7 +163,10 @@ def evaluate(gates: Gate | np.ndarray, assignment: Assignment, semiring: Semirin
 def derivative(gate: Gate, assignment: Assignment, semiring: Semiring | str | Operations) -> dict[Hashable, Any]:
     r"""{variable: the value of the formal derivative by it}, for all variables in one pass from the gate down.
 
-    .. math:: ∂(f ⊕ g) = ∂f ⊕ ∂g, \qquad ∂(f ⊗ g) = ∂f ⊗ g ⊕ f ⊗ ∂g
+    .. math::
+
+        ∂(f ⊕ g) &= ∂f ⊕ ∂g \\
+        ∂(f ⊗ g) &= ∂f ⊗ g ⊕ f ⊗ ∂g
 
     Where no monomial has a variable twice, as no path has a connection twice,
 

@@ -18,8 +18,11 @@ from klrp.semirings import Semiring, find_semiring
 def signed(semiring: Semiring | str) -> Semiring:
     r"""The semiring :math:`K_±` of pairs (supporting, opposing) over a semiring K.
 
-    .. math:: (p, n) ⊕ (p', n') = (p ⊕ p', n ⊕ n'), \qquad
-        (p, n) ⊗ (p', n') = (p ⊗ p' ⊕ n ⊗ n', \; p ⊗ n' ⊕ n ⊗ p')
+    .. math::
+
+        (p, n) ⊕ (p', n') &= (p ⊕ p', n ⊕ n') \\
+        (p, n) ⊗ (p', n') &= (p ⊗ p' ⊕ n ⊗ n', \\
+        & \qquad p ⊗ n' ⊕ n ⊗ p')
 
     A share d > 0 is (Θ(d), 0), and d < 0 is (0, Θ(−d)): a Θ that klrp.explain is given is one of K. So a path opposes
     where an odd number of its shares is negative. Elements have the shape (2, \*K.shape). The ``score`` is that of what
@@ -33,7 +36,8 @@ def signed(semiring: Semiring | str) -> Semiring:
         KlrpError: for what is no semiring.
 
     Example:
-        >>> klrp.explain(model, x, semiring=klrp.signed("counting"), theta=klrp.conversions.threshold(0.003))
+        >>> cut = klrp.conversions.threshold(0.003)
+        >>> klrp.explain(model, x, semiring=klrp.signed("counting"), theta=cut)
     """
     k = find_semiring(semiring)
     default = k.default and (
@@ -119,7 +123,10 @@ class _Norm:
 def product(*semirings: Semiring | str) -> Semiring:
     r"""The product of semirings: one walk answers for all of them. Elements are tuples, ⊕ and ⊗ are taken in each place.
 
-    .. math:: (x, y) ⊕ (x', y') = (x ⊕ x', y ⊕ y'), \qquad (x, y) ⊗ (x', y') = (x ⊗ x', y ⊗ y')
+    .. math::
+
+        (x, y) ⊕ (x', y') &= (x ⊕ x', y ⊕ y') \\
+        (x, y) ⊗ (x', y') &= (x ⊗ x', y ⊗ y')
 
     The numbers of the components' elements lie one after the other on a single axis; ``components`` takes them apart. All
     walk along the same shares. A Θ is taken for each component; ``conversions.each`` gives each its own. The default
@@ -133,7 +140,8 @@ def product(*semirings: Semiring | str) -> Semiring:
 
     Example:
         >>> both = klrp.product("counting", "boolean")
-        >>> counts, whether = klrp.composed.components(both, klrp.explain(model, x, semiring=both).input)
+        >>> r = klrp.explain(model, x, semiring=both).input
+        >>> counts, whether = klrp.composed.components(both, r)
     """
     given = [find_semiring(s) for s in semirings]
     parts = tuple(p for k in given for p in (k.parts if k.fused == "product" else (k,)))

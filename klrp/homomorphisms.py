@@ -44,7 +44,10 @@ _ALL, _UP, _DOWN = (-math.inf, math.inf), (0.0, math.inf), (-math.inf, 0.0)
 class Homomorphism:
     r"""A map h from the elements of ``source`` to those of ``target``.
 
-    .. math:: h(x ⊕ y) = h(x) ⊕ h(y), \quad h(x ⊗ y) = h(x) ⊗ h(y), \quad h(0) = 0, \quad h(1) = 1
+    .. math::
+
+        h(x ⊕ y) &= h(x) ⊕ h(y), & h(0) &= 0 \\
+        h(x ⊗ y) &= h(x) ⊗ h(y), & h(1) &= 1
 
     ``name`` says it as a formula. ``domain`` is the interval of the elements on which it is one; it is closed under ⊕ and
     ⊗, and Θ has to stay in it as well. In floats a product may underflow to 0, which *more than 0* then takes for 0.
