@@ -46,8 +46,9 @@ class Homomorphism:
 
     .. math::
 
-        h(x ⊕ y) &= h(x) ⊕ h(y), & h(0) &= 0 \\
-        h(x ⊗ y) &= h(x) ⊗ h(y), & h(1) &= 1
+        h(x ⊕ y) &= h(x) ⊕ h(y) \\
+        h(x ⊗ y) &= h(x) ⊗ h(y) \\
+        h(0) &= 0, \quad h(1) = 1
 
     ``name`` says it as a formula. ``domain`` is the interval of the elements on which it is one; it is closed under ⊕ and
     ⊗, and Θ has to stay in it as well. In floats a product may underflow to 0, which *more than 0* then takes for 0.
