@@ -29,6 +29,8 @@ def signed(semiring: Semiring | str) -> Semiring:
     supports less that of what opposes, of exponentials where K's scores are logarithms. Its default rule is K's, with
     signs where that is max_share(); a rule without negative shares has nothing that opposes.
 
+    K is a semiring of plain elements: one that lifts its Θ itself, as klrp.kbest(k) or a product does, is not supported yet.
+
     Over the reals p − n is the relevance without pairs, and p + n that of |d|. Pairs of this kind make the integers out
     of the natural numbers; here n is kept, since most semirings have no minus.
 
