@@ -88,7 +88,8 @@ def dial(p: float) -> Semiring:
 
     Its default rule is ``rules.norm_share(p)``, whose shares have the p-norm 1: so Σ_j R_j^p is the same in each layer but
     for what neurons without any contribution drop. p = 1 is LRP on the sizes of contributions, p = ∞ is VITERBI, and
-    what lies between costs about as much as the reals: :math:`x ↦ x^p` is an isomorphism to sums of products. On the way to
+    what lies between costs two products with the weights: :math:`x ↦ x^p` is an isomorphism to sums of products. Up to p = 4
+    that is less than twice LRP-ε; above, in double precision, four to five times. On the way to
     the maximum it is the softened one of annealing; with logarithms, the log-sum-exp at the temperature 1/p.
 
     Args:
