@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from torch import nn
 
 from klrp import plot, widgets
+from klrp.widgets import exploring
 from klrp.errors import KlrpError
 
 MAP = torch.linspace(0, 1, 16).reshape(4, 4)
@@ -195,7 +196,7 @@ def test_the_explorer_shows_what_explain_refuses(explorer, monkeypatch):
     def refuse(*args, **kwargs):
         raise KlrpError.value("fc1: shares < 0 & more")
 
-    monkeypatch.setattr(widgets, "_beside", refuse)
+    monkeypatch.setattr(exploring, "_beside", refuse)
     explorer.children[0].value = 1
     assert explorer.children[-1].value == '<p role="alert">fc1: shares &lt; 0 &amp; more</p>'
 

@@ -36,7 +36,8 @@ models models.training models.shipped models.toy models.digits models.photograph
 plot plot.values plot.maps plot.lines plot.networks plot.paths plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks
-quality quality.maps quality.methods quality.mosaics quality.faithfulness quality.examined widgets
+quality quality.maps quality.methods quality.mosaics quality.faithfulness quality.examined
+widgets widgets.sliders widgets.exploring widgets.drawing
 """.split()
 ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + READERS + APPLICATIONS
 
@@ -44,7 +45,7 @@ ROOMS = {
     "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.networks", "plot.paths", "plot.pictures"},
     "torchvision": {"data.mnist", "data.photographs", "models.photographs"},
     "sklearn": {"data.mnist", "data.photographs"},
-    "ipywidgets": {"widgets"},
+    "ipywidgets": {"widgets.exploring"},
     "safetensors": {"data.weights"},
     "efficientnet_lite_pytorch": {"models.photographs"},
 }
