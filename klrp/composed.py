@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from klrp import conversions, rules
-from klrp.conversions import Conversion, as_conversion
+from klrp.conversions import Conversion, Theta, as_conversion
 from klrp.errors import KlrpError
 from klrp.semirings import Semiring, find_semiring
 
@@ -29,7 +29,7 @@ def signed(semiring: Semiring | str) -> Semiring:
     supports less that of what opposes, of exponentials where K's scores are logarithms. Its default rule is K's, with
     signs where that is max_share(); a rule without negative shares has nothing that opposes.
 
-    K is a semiring of plain elements: one that lifts its Θ itself, as klrp.kbest(k) or a product does, is not supported yet.
+    K is any semiring: also a product, one of lists, or one of pairs itself.
 
     Over the reals p − n is the relevance without pairs, and p + n that of |d|. Pairs of this kind make the integers out
     of the natural numbers; here n is kept, since most semirings have no minus.
@@ -50,9 +50,19 @@ def signed(semiring: Semiring | str) -> Semiring:
         f"signed {k.name}", [k.zero, k.zero], [k.one, k.zero], k.add, _SignedProduct(k), domain=k.domain,
         shape=(2, *k.shape), dtype=k.dtype, score=_Net(k), fused="signed", default=default,
         total=f"what supports, and what opposes: each {k.total}",
-        exact_below=k.exact_below and k.exact_below / 2,  # the sum of both has to be exact too
-        parts=(k,), lift=conversions.signed,
+        parts=(k,), lift=_LiftedSigns(k),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _LiftedSigns:
+    """A Θ of K as one of pairs; one of pairs stays what it is."""
+
+    part: Semiring
+
+    def __call__(self, theta: Conversion | Theta) -> Conversion:
+        given = conversions.without_signs(as_conversion(theta))
+        return conversions.signed(given if self.part.lift is None else self.part.lift(given))
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ def product(*semirings: Semiring | str) -> Semiring:
         KlrpError: for fewer than two semirings.
 
     Example:
-        >>> both = klrp.product("counting", "boolean")
+        >>> both = klrp.COUNTING * klrp.BOOLEAN  # the same as klrp.product("counting", "boolean")
         >>> r = klrp.explain(model, x, semiring=both).input
         >>> counts, whether = klrp.composed.components(both, r)
     """
@@ -154,14 +164,16 @@ def product(*semirings: Semiring | str) -> Semiring:
     rule, thetas = parts[0].default and parts[0].default[0], [as_conversion(k.default[1]) for k in parts if k.default]
     alike = len(thetas) == len(parts) and all(k.default and k.default[0] == rule for k in parts)
     low, high = zip(*(k.domain for k in parts), strict=True)
-    limits = [k.exact_below for k in parts if k.exact_below] + [2.0**53] * any(k.dtype == torch.int64 for k in parts)
     return Semiring(
         " × ".join(k.name for k in parts), flat("zero"), flat("one"), _ProductSum(parts), _ProductOfEach(parts),
         domain=(min(low), max(high)), shape=(len(flat("zero")),), dtype=_common(parts), score=_FirstScore(parts),
         fused="product", default=(rule, conversions.each(*thetas)) if rule and alike else None,
-        total="; ".join(k.total for k in parts), exact_below=min(limits, default=None), parts=parts,
+        total="; ".join(k.total for k in parts), parts=parts,
         lift=_LiftedEach(parts),
     )  # fmt: skip
+
+
+Semiring.__mul__ = product  # type: ignore[attr-defined]  # A * B; semirings.py cannot know what is made from it
 
 
 def components(semiring: Semiring, x: Tensor) -> tuple[Tensor, ...]:
@@ -169,6 +181,22 @@ def components(semiring: Semiring, x: Tensor) -> tuple[Tensor, ...]:
     if semiring.fused != "product":
         raise KlrpError.value(f"semiring: {semiring.name} is no product; make one with klrp.product.")
     return _apart(semiring.parts, x)
+
+
+def exact(semiring: Semiring, x: Tensor, part: float = 1.0, floating: bool | None = None) -> bool:
+    """Whether every element of x is below ``part`` of the limit up to which floats hold each one, in each component.
+
+    ``floating`` says that whole numbers are held by floats, as in a product that has other components.
+    """
+    floating = x.is_floating_point() if floating is None else floating
+    if semiring.fused == "product":
+        pieces = zip(semiring.parts, _apart(semiring.parts, x), strict=True)
+        return all(exact(k, v, part, floating) for k, v in pieces)
+    if semiring.fused == "signed":  # the sum of what supports and what opposes has to be exact too
+        (k,) = semiring.parts
+        return all(exact(k, side, part / 2, floating) for side in x.unbind(-1 - len(k.shape)))
+    limit = 2.0**53 if floating and semiring.dtype == torch.int64 else semiring.exact_below
+    return limit is None or not x.numel() or float(x.amax()) < part * limit
 
 
 def _apart(parts: tuple[Semiring, ...], x: Tensor) -> tuple[Tensor, ...]:

@@ -227,11 +227,14 @@ def signed(theta: Conversion | Theta) -> Conversion:
     It is done to every Θ that such a semiring is given, so that there is no need to write it.
     """
     theta = as_conversion(theta)
-    if isinstance(theta.apply, _BothSigns):
-        return theta
     if theta.fit:
         raise KlrpError.value(f"theta: {theta!r} looks for a threshold among shares of one sign; use threshold(t).")
     return Conversion(f"signed({theta!r})", _BothSigns(theta), theta.safe, ("signed", theta.form[1]))
+
+
+def without_signs(theta: Conversion) -> Conversion:
+    """The θ that ``signed`` was given; any other Θ as it is."""
+    return theta.apply.theta if isinstance(theta.apply, _BothSigns) else theta
 
 
 def positive() -> Conversion:

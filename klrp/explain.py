@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from klrp import kernels
 from klrp.arguments import Kept, Plan, plan_for
+from klrp.composed import exact
 from klrp.composites import Composite
 from klrp.conservation import Balance, balance
 from klrp.conversions import Theta
@@ -207,16 +208,15 @@ def _explain(
 def _walked(plan: Plan) -> Relevance:
     """The recursion over maps of semiring elements."""
     network, semiring = plan.network, plan.semiring
-    limit = semiring.exact_below
-    maps, exact = ({"output": plan.start} if "output" in plan.keep else {}), True
+    maps, held = ({"output": plan.start} if "output" in plan.keep else {}), True
     aliases = {alias: s.name for s in network.steps if s.name in plan.keep for alias in s.aliases}
     logits = network.logits
     for name, r in _walk(plan, lambda step, r: _pass_down(step, r, plan)[0]):
-        exact = exact and (limit is None or not r.numel() or float(r.amax()) < limit)
+        held = held and exact(semiring, r)
         if name in plan.keep:
             maps[name] = r.contiguous()  # a kernel may have its channels last
         del r
-    return Relevance(semiring, plan.target, logits, exact, network.network.behind, network.inputs, maps, aliases)
+    return Relevance(semiring, plan.target, logits, held, network.network.behind, network.inputs, maps, aliases)
 
 
 def _walk(plan: Plan, pass_down: Callable[[Step, Tensor], list[Tensor | None]]) -> Iterator[tuple[str, Tensor]]:

@@ -185,6 +185,9 @@ class _Climb:
         return self._flat(name)[j]
 
     def _flat(self, name: str) -> Tensor:
+        names = self.relevance.input_names
+        if name == "input" and name not in names:
+            raise KlrpError.value(f"at: the network has several inputs; name one of them, {' or '.join(names)}.")
         if name not in self.relevance:
             raise KlrpError.value(
                 f'keep: paths need the map of every step, and that of {name} is not there; use keep="all".'

@@ -1,9 +1,11 @@
 """Sliders: what a page, a browser and a viewer without scripts get; the live explorer."""
 
 import base64
+import datetime
 import html
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,11 +14,13 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from matplotlib.image import imread
+from PIL import Image
 from torch import nn
 
+import klrp
 from klrp import plot, widgets
-from klrp.widgets import exploring
 from klrp.errors import KlrpError
+from klrp.widgets import exploring
 
 MAP = torch.linspace(0, 1, 16).reshape(4, 4)
 THETAS = [0.1, 0.5, 0.9]
@@ -164,27 +168,89 @@ def alt(explorer):
     return html.unescape(re.search('alt="(.*?)"', explorer.children[-1].value)[1])
 
 
+def control(explorer, name):
+    (found,) = [c for c in explorer.children[0].children if c.description == name]
+    return found
+
+
+def choose(explorer, name, option):
+    menu = control(explorer, name)
+    menu.index = next(i for i, o in enumerate(menu.options) if (o if isinstance(o, str) else o[0]) == option)
+
+
 def test_the_explorer_follows_its_controls(explorer):
-    sample, target, semiring, theta, output = explorer.children
+    theta, output = control(explorer, "θ"), explorer.children[-1]
     assert "sample 0" in alt(explorer) and "real" in alt(explorer) and theta.disabled
-    target.index = 2
+    choose(explorer, "class", "bee")
     assert "class bee, real" in alt(explorer)
-    sample.value = 1
+    control(explorer, "sample").value = 1
     assert "sample 1" in alt(explorer)
-    semiring.index = 1
+    choose(explorer, "semiring", "boolean")
     assert "boolean, θ = 0.01" in alt(explorer) and not theta.disabled
     before = output.value
     theta.value = 0.9
     assert "boolean, θ = 0.9" in alt(explorer) and output.value != before
-    semiring.index = 2
+    choose(explorer, "semiring", "counting")
     assert "counting, θ = 0.9" in alt(explorer)
-    semiring.index = 3
+    choose(explorer, "semiring", "viterbi")
     assert "class bee, viterbi." in alt(explorer) and theta.disabled
+
+
+def test_every_control_of_the_explorer_has_a_label(explorer):
+    controls = explorer.children[0].children
+    assert [c.description for c in controls] == ["sample", "class", "semiring", "rule", "layer", "θ", "your picture"]
+    assert {s.name for _, s in control(explorer, "semiring").options} == set(klrp.semirings.SEMIRINGS)
+
+
+def test_every_semiring_rule_and_layer_gives_a_picture_or_a_reason(explorer):
+    output = explorer.children[-1]
+    told = set()
+    for semiring, _ in control(explorer, "semiring").options:
+        choose(explorer, "semiring", semiring)
+        for rule, value in control(explorer, "rule").options:
+            choose(explorer, "rule", rule)
+            if 'role="alert"' in output.value:
+                told.add((semiring, rule))
+            else:
+                assert semiring in alt(explorer) and (value is None or value.name in alt(explorer))
+        choose(explorer, "rule", "the semiring's own")
+        for layer in control(explorer, "layer").options:
+            choose(explorer, "layer", layer)
+            assert layer == "input" or f"at {layer}." in alt(explorer)
+        choose(explorer, "layer", "input")
+    assert ("tropical", "LRP-0") in told and not {s for s, _ in told} & {"real", "boolean", "counting"}
+
+
+def test_neurons_without_places_stand_in_rows_and_channels_are_joined():
+    flat = exploring._on_a_grid(klrp.REAL, torch.arange(5.0))
+    assert flat.tolist() == [[0, 1, 2], [3, 4, math.inf]]
+    joined = exploring._on_a_grid(klrp.VITERBI, torch.tensor([[[0.2]], [[0.7]]]))
+    assert joined.tolist() == [[pytest.approx(0.7)]]
+    best = exploring._on_a_grid(klrp.TROPICAL, torch.tensor([[2.0, 1.0], [math.inf, 3.0]]).double())
+    assert best.tolist() == [pytest.approx([math.exp(-1), 1]), pytest.approx([0, math.exp(-2)])]
+    assert exploring._on_a_grid(klrp.BOOLEAN, torch.tensor([True, False, True])).dtype == torch.bool
+
+
+def test_the_explorer_takes_an_uploaded_picture(explorer):
+    file = io.BytesIO()
+    Image.new("RGB", (9, 7), (255, 0, 0)).save(file, "PNG")
+    upload = control(explorer, "your picture")
+
+    def sent(name, content):
+        return ({"name": name, "content": memoryview(content), "type": "image/png", "size": len(content)} | when,)
+
+    when = {"last_modified": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)}
+    upload.value = sent("red.png", file.getvalue())
+    assert control(explorer, "sample").value == 2 and "sample 2" in alt(explorer)
+    upload.value = sent("no.png", b"text")
+    assert "no.png: this is no picture" in html.unescape(explorer.children[-1].value)
+    colours = exploring._as_the_inputs(torch.zeros(1, 3, 4, 5))(Image.new("RGB", (9, 7), (255, 0, 51)))
+    assert colours.shape == (3, 4, 5) and colours[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
 
 
 def test_without_a_kernel_the_explorer_is_its_first_picture(explorer):
     first = alt(explorer)
-    explorer.children[2].index = 1
+    choose(explorer, "semiring", "boolean")
     data, metadata = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["text/plain"] == first and html.escape(first) in data["text/html"]
@@ -197,7 +263,7 @@ def test_the_explorer_shows_what_explain_refuses(explorer, monkeypatch):
         raise KlrpError.value("fc1: shares < 0 & more")
 
     monkeypatch.setattr(exploring, "_beside", refuse)
-    explorer.children[0].value = 1
+    control(explorer, "sample").value = 1
     assert explorer.children[-1].value == '<p role="alert">fc1: shares &lt; 0 &amp; more</p>'
 
 
@@ -212,5 +278,4 @@ def test_the_explorer_says_what_it_needs(network):
         widgets.explorer(network, x, classes=["ant"])
     with pytest.raises(KlrpError, match="semiring: got 'reals'; expected a klrp.Semiring"):
         widgets.explorer(network, x, semirings=["reals"])
-    with pytest.raises(KlrpError, match=r"map: got shape \(16,\).*lay flat neurons on a grid"):
-        widgets.explorer(network, torch.rand(2, 16))
+    assert "sample 0, for class" in alt(widgets.explorer(network, torch.rand(2, 16)))  # inputs without places: in rows

@@ -150,6 +150,40 @@ def test_what_supports_and_what_opposes(net, name, kernels):
             assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+OF_OTHERS = {  # K, its rule and Θ, and the ⊕ in K over the weights of some paths
+    "signed": (klrp.signed("counting"), rules.epsilon(1e-3), THETA, lambda ways: [joined("counting", ways), 0.0]),
+    "three best": (
+        klrp.kbest(3), rules.max_share(signed=True), None,
+        lambda ways: (sorted(map(math.prod, ways), reverse=True) + [0.0] * 3)[:3],
+    ),
+    "product": (
+        klrp.COUNTING * klrp.signed("boolean"), rules.epsilon(1e-3), THETA,
+        lambda ways: [joined("counting", ways), joined("boolean", ways), 0.0],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+@pytest.mark.parametrize("net", NETS)
+def test_whatever_the_pairs_are_of(net, name):
+    """Pairs of pairs, of lists and of products; what is inside sees no negative share, and so nothing that opposes."""
+    model, x = made(net)
+    k, rule, cut, join = OF_OTHERS[name]
+    theta = None if cut is None else conversions.threshold(cut)
+    for cuts in (theta, *([] if theta is None else [conversions.signed(theta)])):  # Θ of pairs already
+        found = klrp.explain(model, x, 1, semiring=klrp.signed(k), rule=rule, theta=cuts)
+        with klrp.kernels.only("blocked"):
+            slow = klrp.explain(model, x, 1, semiring=klrp.signed(k), rule=rule, theta=cuts)
+        assert torch.allclose(found.input, slow.input, rtol=1e-12) and found.input.shape[x.ndim :] == (2, *k.shape)
+    for sample in range(len(x)):
+        ways = all_paths(model, x[sample : sample + 1], 1, rule)
+        for pair, some in zip(found.input[sample].reshape(-1, 2, *k.shape), ways, strict=True):
+            sides = ([], [])
+            for path in some:
+                sides[sum(d < 0 for d in shares(path)) % 2].append([abs(d) for d in shares(path)])
+            assert pair.tolist() == [pytest.approx(join(side), rel=1e-9, abs=1e-12) for side in sides]
+
+
 def test_the_net_amount_is_lrp_and_the_sum_that_of_sizes():
     model, x = made("cnn")
     rule = rules.epsilon(1e-2)
@@ -502,6 +536,47 @@ def test_one_walk_for_several_semirings(net):
     alone = [klrp.explain(model, x, semiring=k, **settings).input for k in semiring.parts]
     for found, expected in zip(klrp.composed.components(semiring, together.input), alone, strict=True):
         assert found.dtype == expected.dtype and torch.equal(found, expected)
+
+
+def test_the_product_is_an_operator():
+    both = klrp.COUNTING * klrp.signed("boolean") * klrp.VITERBI
+    assert both.parts[::2] == (klrp.COUNTING, klrp.VITERBI) and both.parts[1].name == "signed boolean"
+    with pytest.raises(klrp.KlrpError, match="semiring"):
+        klrp.COUNTING * 3
+
+
+def test_whether_counts_are_exact_is_asked_of_the_counts():
+    """Not of the infinity that is tropical's zero, nor of what stands beside them."""
+    layers = [nn.Linear(11, 11) for _ in range(17)]  # 11^16 paths, more than 2^53
+    deep, x = nn.Sequential(*layers), torch.ones(1, 11)
+    every, one = lambda d: torch.ones_like(d), conversions.threshold(2.0)  # noqa: E731
+    for semiring in (
+        klrp.TROPICAL * klrp.COUNTING,
+        klrp.signed(klrp.COUNTING),
+        klrp.COUNTING * klrp.signed("tropical"),
+    ):
+        for cut, exact in ((one, True), (every, False)):
+            thetas = [cut if "counting" in k.name else conversions.positive() for k in semiring.parts]
+            theta = conversions.each(*thetas) if semiring.fused == "product" else cut
+            assert klrp.explain(deep, x, 0, semiring=semiring, rule=rules.epsilon(), theta=theta).exact is exact
+    whole = klrp.VITERBI * klrp.COUNTING_INT  # whole numbers that floats hold
+    theta = conversions.each(one, every)
+    assert klrp.explain(deep, x, 0, semiring=whole, rule=rules.epsilon(), theta=theta).exact is False
+
+
+def test_of_several_inputs_one_is_named():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 3), nn.Linear(7, 3)
+
+        def forward(self, x, y):
+            return self.a(x) + self.b(y)
+
+    relevance = klrp.explain(Two(), (torch.rand(2, 5), torch.rand(2, 7)), 0, semiring="viterbi")
+    with pytest.raises(klrp.KlrpError, match="several inputs; name one of them, input.0 or input.1"):
+        paths.best(relevance)
+    assert paths.best(relevance, at="input.1")[0].neurons[-1][0] == "input.1"
 
 
 def test_a_product_of_products_is_flat_and_each_has_its_own_theta():
