@@ -68,13 +68,17 @@ def chapter(name: str) -> Mapping[str, Check]:
     return importlib.import_module(f"klrp.exercises.{name}").CHECKS
 
 
-def find(label: str) -> Check:
-    """The checker of an exercise; "ex-04-step" is one of the module ch04, "ex-silent-half" of ch_silent."""
+def module_of(label: str) -> str:
+    """Where the checker of an exercise stands: that of "ex-04-step" in ch04, that of "ex-silent-half" in ch_silent."""
     found = re.match(r"ex-(?:(\d+)|([a-z]+))-", str(label))
-    name = found and (f"ch{int(found[1]):02d}" if found[1] else f"ch_{found[2]}")
+    return "" if found is None else f"ch{int(found[1]):02d}" if found[1] else f"ch_{found[2]}"
+
+
+def find(label: str) -> Check:
+    """The checker of an exercise."""
     try:
-        known = chapter(name) if name else {}
-    except ModuleNotFoundError:
+        known = chapter(module_of(label))
+    except (ModuleNotFoundError, AttributeError):
         known = {}
     if label not in known:
         raise KlrpError.key(

@@ -7,5 +7,5 @@ WRONG = {
         lambda d, R, theta: ((d > theta) & R).any(1),  # a share that equals θ is relevant
         lambda d, R, theta: (d >= theta).any(1),  # of neurons that are not relevant themselves
         lambda d, R, theta: ((d >= theta) & R).all(1),
-    ],
+    ]
 }

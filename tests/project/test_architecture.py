@@ -12,8 +12,8 @@ import pytest
 from klrp import semirings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "klrp"
-# Lines of code: without kernels, readers and applications; all of it. They rise with what can be explained, and only so.
-CORE_LINES, PACKAGE_LINES = 4495, 10286
+# Lines of code: without kernels, readers and applications; all but the checkers of exercises. They rise with what can be explained, and only so.
+CORE_LINES, PACKAGE_LINES = 4510, 10420
 LARGE: dict[str, int] = {}  # larger than a module should be, and not to grow
 
 # Each module imports only from those before it.
@@ -39,7 +39,9 @@ perturbation perturbation.noise perturbation.flipping perturbation.attacks
 quality quality.maps quality.methods quality.mosaics quality.faithfulness quality.examined
 widgets widgets.sliders widgets.exploring widgets.drawing
 """.split()
-ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + READERS + APPLICATIONS
+CHAPTERS = [f"exercises.{p.stem}" for p in sorted((PACKAGE / "exercises").glob("ch*.py")) if p.stem != "checking"]
+EXERCISES = ["exercises.checking", *CHAPTERS, "exercises"]  # the book's: they use whatever there is
+ORDER = CORE + FROM_KERNELS_ON + EXPLANATION + READERS + APPLICATIONS + EXERCISES
 
 ROOMS = {
     "matplotlib": {"plot", "plot.maps", "plot.lines", "plot.networks", "plot.paths", "plot.pictures"},
@@ -146,7 +148,7 @@ def test_a_module_is_read_in_one_sitting_and_the_package_in_an_evening():
     assert {name: n for name, n in found.items() if n > LARGE.get(name, 260)} == {}
     core = [name for name in found if name.removesuffix(".__init__") in {"__init__", *CORE, *EXPLANATION}]
     assert sum(found[name] for name in core) <= CORE_LINES
-    assert sum(found.values()) <= PACKAGE_LINES
+    assert sum(n for name, n in found.items() if not name.startswith("exercises")) <= PACKAGE_LINES
 
 
 def test_a_function_is_read_at_a_glance():
