@@ -23,6 +23,8 @@ from install_cell import address, is_install, with_install
 from run_notebooks import is_current, machine_paths, read, sources_hash
 
 import klrp
+from klrp.exercises import labels
+from klrp.exercises.checking import module_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -99,16 +101,47 @@ def test_chapter_template(nb):
     assert labels and len(labels) == len(set(labels)), "label the equations: $$ ... $$ (eq-name)"
 
 
-@each_chapter
-def test_exercises_have_folded_solutions(nb):
-    text = prose(nb)
-    exercises = fenced(text, "exercise") + fenced(text, "exercise-start")
-    labels = [re.search(r":label: *(\S+)", options)[1] for _, options in exercises]
-    solutions = dict(fenced(text, "solution") + fenced(text, "solution-start"))
-    assert len(labels) >= 4
-    for label in labels:
-        assert label in solutions, f"no solution for {label}"
-        assert ":class: dropdown" in solutions[label], f"the solution of {label} is not folded"
+EXERCISE = re.compile(
+    r"^:::\{exercise-start\} \S.*\n:label: (ex-[\w-]+)\n:::\n\n\*\*Level [123] · \d+ minutes?\.\*\* ", re.M
+)
+HINT = re.compile(r"<details>\n<summary>A hint</summary>\n\n\S(?s:.*?)\n\n</details>")
+
+
+def exercises(nb):
+    """By label: the text of an exercise, its stub, and the cells of its solution."""
+    for i, cell in enumerate(nb.cells):
+        if cell.cell_type == "markdown" and "{exercise" in cell.source:
+            begins = EXERCISE.search(cell.source)
+            if not begins:
+                assert cell.source.strip() == ":::{exercise-end}\n:::", cell.source
+                continue
+            stub, end, *rest = nb.cells[i + 1 :]
+            assert end.source.strip() == ":::{exercise-end}\n:::", begins[1]
+            assert rest[0].source.startswith(f":::{{solution-start}} {begins[1]}\n:class: dropdown\n:::"), begins[1]
+            last = next(n for n, c in enumerate(rest) if c.source.rstrip().endswith(":::{solution-end}\n:::"))
+            yield begins[1], cell.source, stub, rest[: last + 1]
+
+
+@pytest.mark.parametrize(
+    "nb", [p for p in NOTEBOOKS if "{exercise" in p.read_text("utf-8")], indirect=True, ids=lambda p: p.stem
+)
+def test_exercises_have_stub_checker_hint_and_folded_solution(nb):
+    found = list(exercises(nb))
+    assert len(found) >= (5 if nb.path in CHAPTERS else 1)
+    known = [label for label in labels() if module_of(label) == module_of(found[0][0])]
+    assert sorted(known) == sorted(label for label, *_ in found)
+    for label, text, stub, solution in found:
+        assert HINT.search(text), label
+        assert "stub" in tags(stub) and stub.source.rstrip().endswith(")") and f'check("{label}", ' in stub.source, (
+            label
+        )
+        asks_for_code = "def " in stub.source or "class " in stub.source
+        assert asks_for_code or re.search(r"= None  # \S", stub.source), label
+        code = [c for c in solution if c.cell_type == "code"]
+        assert any(f'check("{label}", ' in c.source for c in code), label
+        assert all(c.metadata.get("jupyter", {}).get("source_hidden") for c in solution), (
+            f"{label}: make student's --fold"
+        )
 
 
 @each_notebook
@@ -138,7 +171,7 @@ def is_check(statement):
     """An assertion, a law that is checked, or some of them in a loop or under a condition."""
     if isinstance(statement, ast.For | ast.If):
         return is_check(statement.body[-1]) and all(is_check(s) or isinstance(s, ast.Assign) for s in statement.body)
-    checks = ("torch.testing.assert_close(", "klrp.check_laws(")
+    checks = ("torch.testing.assert_close(", "klrp.check_laws(", "check(")
     return isinstance(statement, ast.Assert) or ast.unparse(statement).startswith(checks)
 
 
