@@ -38,13 +38,13 @@ __all__ = [
     "ADD", "ANY", "ATTENTION", "BOOLEAN", "COUNTING", "COUNTING_INT", "Composite", "FIRST", "FUZZY",
     "KlrpError", "LOG", "LUKASIEWICZ", "MAX_PLUS", "NORM", "PRODUCT", "REAL", "Relevance", "Semiring",
     "TROPICAL", "VITERBI", "__version__", "check_laws", "circuits", "composites", "conversions", "data",
-    "dial", "entropy", "expectation", "explain", "explain_many", "homomorphisms", "kbest", "kernel_for",
+    "dial", "entropy", "expectation", "explain", "explain_many", "gathering", "homomorphisms", "kbest", "kernel_for",
     "masks", "models", "paths", "perturbation", "plot", "product", "pruning", "quality", "register", "rules", "signed",
     "symbolic", "thresholds", "widgets",
 ]  # fmt: skip
 
 # They bring torchvision, matplotlib, ipywidgets along.
-_ON_USE = ("data", "masks", "models", "perturbation", "plot", "pruning", "quality", "widgets")
+_ON_USE = ("data", "gathering", "masks", "models", "perturbation", "plot", "pruning", "quality", "widgets")
 
 
 def __getattr__(name: str) -> Any:

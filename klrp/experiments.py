@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from klrp import plot
+from klrp.errors import KlrpError
 from klrp.tables import Table
 
 Ends = tuple[Tensor, Tensor]
@@ -28,6 +29,29 @@ class Printed:
 
     def _repr_html_(self) -> str:
         return self._table()._repr_html_()
+
+
+def alike(a: Any, b: Any, *names: str) -> None:
+    """A KlrpError where two results cannot be added: of another kind, or not the same in ``names``."""
+    if type(a) is not type(b):
+        raise KlrpError.type(f"+: got {type(a).__name__} and {type(b).__name__}; expected two of one kind.")
+    for name in names:
+        mine, other = getattr(a, name), getattr(b, name)
+        same = torch.equal(mine, other) if isinstance(mine, Tensor) and isinstance(other, Tensor) else mine == other
+        if not same:
+            raise KlrpError.value(
+                f"+: {name} is {mine!r} on the left and {other!r} on the right; expected parts of one run, with the same "
+                f"settings."
+            )
+
+
+def behind(a: Any, b: Any) -> Any:
+    """The images of b behind those of a: tensors [n, ...], or mappings of them with the same keys."""
+    if isinstance(a, Mapping):
+        if a.keys() != b.keys():
+            raise KlrpError.value(f"+: got {', '.join(a)} and {', '.join(b)}; expected parts of one run.")
+        return {key: behind(value, b[key]) for key, value in a.items()}
+    return torch.cat([a, b])
 
 
 def resampled(n: int, resamples: int, seed: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from klrp import models, plot
 from klrp.errors import KlrpError
-from klrp.experiments import Printed, mean_and_deviation
+from klrp.experiments import Printed, alike, mean_and_deviation
 from klrp.explain import explain_many
 from klrp.semirings import REAL, Semiring, find_semiring
 from klrp.tables import Table
@@ -47,6 +47,29 @@ class Masks(Printed):
     high: Tensor
     ends: Tensor  # [2, *shape], the extreme finite scores of all classes
     counts: Tensor | None = None
+
+    def __add__(self, other: Masks) -> Masks:
+        """The masks of two parts of a data set together. Histograms need the same ends, so parts have no levels."""
+        alike(self, other, "step")
+        if self.semiring.name != other.semiring.name or self.total.shape != other.total.shape:
+            raise KlrpError.value(
+                f"+: got maps {tuple(self.total.shape)} of {self.semiring.name} and {tuple(other.total.shape)} of "
+                f"{other.semiring.name}; expected parts of one run."
+            )
+        if self.counts is not None or other.counts is not None:
+            raise KlrpError.value(
+                "+: quantiles are counted between ends that a part does not know; collect without levels."
+            )
+        low, high = torch.minimum(self.ends[0], other.ends[0]), torch.maximum(self.ends[1], other.ends[1])
+        return replace(
+            self,
+            samples=self.samples + other.samples,
+            relevant=self.relevant + other.relevant,
+            total=self.total + other.total,
+            low=torch.minimum(self.low, other.low),
+            high=torch.maximum(self.high, other.high),
+            ends=torch.stack([low, high]),
+        )
 
     def map(self, how: str | float, of: int | None = None) -> Tensor:
         r"""One map [*shape] from those of class ``of``, or from all of them.

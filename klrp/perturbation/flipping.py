@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from klrp import plot
 from klrp.errors import KlrpError
-from klrp.experiments import Printed, bootstrap, mean_curves
+from klrp.experiments import Printed, alike, behind, bootstrap, mean_curves
 from klrp.perturbation.noise import Noise, batches, checked
 from klrp.relevance import Relevance
 from klrp.semirings import Semiring
@@ -34,6 +34,11 @@ class Curves(Printed):
     most: Mapping[str, Tensor]
     least: Mapping[str, Tensor]
     score: str
+
+    def __add__(self, other: Curves) -> Curves:
+        """The curves of two parts of a data set together: the images of the second behind those of the first."""
+        alike(self, other, "fractions", "score")
+        return replace(self, most=behind(self.most, other.most), least=behind(self.least, other.least))
 
     def area(self, values: Tensor) -> Tensor:
         """The area [...] under curves [..., s + 1], divided by its width: a mean score."""

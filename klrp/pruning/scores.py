@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from klrp import models, plot, rules
 from klrp.errors import KlrpError
-from klrp.experiments import Printed
+from klrp.experiments import Printed, alike
 from klrp.explain import explain
 from klrp.network.tracing import trace
 from klrp.pruning.layers import units_of, weights_of
@@ -29,6 +29,19 @@ class Scores(Printed):
 
     name: str
     values: Mapping[str, Tensor]
+    samples: int = 0  # of which they are means; 0 where they come from weights alone
+
+    def __add__(self, other: Scores) -> Scores:
+        """The scores of two parts of a data set together, means over all samples."""
+        alike(self, other, "name")
+        n, m = self.samples, other.samples
+        if not n or not m or self.values.keys() != other.values.keys():
+            raise KlrpError.value(
+                f"+: got means over {n} and {m} samples, of {', '.join(self.values)} and {', '.join(other.values)}; expected "
+                f"parts of one run over a data set."
+            )
+        values = {layer: (n * v + m * other.values[layer]) / (n + m) for layer, v in self.values.items()}
+        return Scores(self.name, values, n + m)
 
     def __getitem__(self, layer: str) -> Tensor:
         if layer not in self.values:
@@ -205,7 +218,7 @@ def _mean(
         y = None if labels is None else labels[i : i + batch]
         for layer, found in measure(images[i : i + batch], y).items():
             totals[layer] = totals[layer] + found.sum(0).cpu()
-    return Scores(name, {layer: total / len(images) for layer, total in totals.items()})
+    return Scores(name, {layer: total / len(images) for layer, total in totals.items()}, len(images))
 
 
 def _over_positions(x: Tensor, layer: nn.Module) -> Tensor:

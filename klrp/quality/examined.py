@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from klrp.errors import KlrpError
-from klrp.experiments import Printed
+from klrp.experiments import Printed, alike, behind
 from klrp.models import eval_copy
 from klrp.quality.maps import concentration, correlation, entropy, rank_correlation
 from klrp.quality.methods import Method, all_maps, two_best
@@ -36,6 +36,15 @@ class Examined(Printed):
     rise: Tensor
     concentration: Tensor
     seconds: float
+
+    def __add__(self, other: Examined) -> Examined:
+        """What was found in two parts of a data set together; ``seconds`` is a mean over the images."""
+        alike(self, other)
+        n, m = len(self.second), len(other.second)
+        each = {
+            f.name: behind(getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name != "seconds"
+        }
+        return Examined(**each, seconds=(n * self.seconds + m * other.seconds) / (n + m))
 
     @property
     def table(self) -> Table:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from klrp.errors import KlrpError
-from klrp.experiments import Printed
+from klrp.experiments import Printed, alike, behind
 from klrp.masks import top
 from klrp.models import eval_copy
 from klrp.perturbation import Noise, flip, replace
@@ -24,6 +24,11 @@ class Gains(Printed):
     """Symmetric relevance gains: ``values[fill][map]`` [n]. It prints as a table, maps by their mean over the fills."""
 
     values: Mapping[str, Mapping[str, Tensor]]
+
+    def __add__(self, other: Gains) -> Gains:
+        """The gains of two parts of a data set together: the images of the second behind those of the first."""
+        alike(self, other)
+        return Gains(behind(self.values, other.values))
 
     def mean(self, name: str) -> Tensor:
         """The gain [n] of one map, a mean over the fills."""

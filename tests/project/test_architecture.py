@@ -36,7 +36,7 @@ models models.training models.shipped models.toy models.digits models.photograph
 plot plot.values plot.maps plot.lines plot.networks plot.paths plot.pictures plot.texts experiments masks
 pruning pruning.layers pruning.scores pruning.copies pruning.results
 perturbation perturbation.noise perturbation.flipping perturbation.attacks
-quality quality.maps quality.methods quality.mosaics quality.faithfulness quality.examined
+quality quality.maps quality.methods quality.mosaics quality.faithfulness quality.examined gathering
 widgets widgets.sliders widgets.exploring widgets.drawing
 """.split()
 CHAPTERS = [f"exercises.{p.stem}" for p in sorted((PACKAGE / "exercises").glob("ch*.py")) if p.stem != "checking"]
@@ -48,7 +48,7 @@ ROOMS = {
     "torchvision": {"data.mnist", "data.photographs", "models.photographs"},
     "sklearn": {"data.mnist", "data.photographs"},
     "ipywidgets": {"widgets.exploring"},
-    "safetensors": {"data.weights"},
+    "safetensors": {"data.weights", "gathering"},
     "efficientnet_lite_pytorch": {"models.photographs"},
 }
 
