@@ -180,8 +180,9 @@ def _written(gathered: Any, run: str, parts: int) -> bytes:
     values = {f.name: _described(getattr(gathered, f.name), tensors) for f in fields(gathered)}
     manifest = json.dumps({"kind": kind, "run": run, "parts": parts, "values": values}, ensure_ascii=False)
     named = {str(i): t.detach().cpu().clone().contiguous() for i, t in enumerate(tensors)}
-    about = {"klrp": FORMAT, "manifest": manifest, "sha256": _digest(manifest, named)}
-    return to_bytes(named, about)
+    # One entry, since safetensors writes several in any order, and equal contents should be equal bytes.
+    about = json.dumps({"format": FORMAT, "manifest": manifest, "sha256": _digest(manifest, named)}, ensure_ascii=False)
+    return to_bytes(named, {"klrp": about})
 
 
 def _described(value: Any, tensors: list[Tensor]) -> Any:
@@ -228,7 +229,7 @@ def _read(blob: bytes, where: str, semiring: Semiring | None) -> tuple[Any, dict
         raise KlrpError.value(
             f"path: {where} is no whole file of klrp.gathering ({error}). Delete it and gather again."
         ) from None
-    if about.get("klrp") != FORMAT or _digest(about["manifest"], tensors) != about["sha256"]:
+    if about["format"] != FORMAT or _digest(about["manifest"], tensors) != about["sha256"]:
         raise KlrpError.value(f"path: {where} was changed, or is of another version. Delete it and gather again.")
     manifest = json.loads(about["manifest"])
     values = {name: _restored(v, tensors, semiring) for name, v in manifest["values"].items()}
@@ -236,5 +237,5 @@ def _read(blob: bytes, where: str, semiring: Semiring | None) -> tuple[Any, dict
 
 
 def _metadata(blob: bytes) -> dict[str, str]:
-    """The texts in the header of a safetensors file: its length in eight bytes, then JSON."""
-    return json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
+    """Our text in the header of a safetensors file, which is its length in eight bytes, then JSON."""
+    return json.loads(json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]["klrp"])

@@ -53,7 +53,7 @@ MathJax = {
   startup: {pageReady: () => MathJax.startup.defaultPageReady().then(begin)},
 };
 function begin() {
-  const settings = {width: 1280, height: 720, margin: 0.02, center: false, hash: true, slideNumber: "c/t",
+  const settings = {width: 1280, height: 720, margin: 0.02, center: false, hash: true, controls: false, slideNumber: "c/t",
     transition: "none", pdfSeparateFragments: false, plugins: [RevealNotes]};
   return Reveal.initialize(settings).then(check);
 }
