@@ -197,16 +197,16 @@ def _described(value: Any, tensors: list[Tensor]) -> Any:
     return {"plain": value}
 
 
-def _restored(described: dict, tensors: Mapping[str, Tensor], semiring: Semiring | None) -> Any:
+def _restored(described: dict, tensors: Mapping[str, Tensor], own: Semiring | None) -> Any:
     ((what, value),) = described.items()
     if what == "tensor":
         return tensors[str(value)]
     if what == "mapping":
-        return {key: _restored(v, tensors, semiring) for key, v in value}
+        return {key: _restored(v, tensors, own) for key, v in value}
     if what == "semiring":
-        if semiring is not None and semiring.name != value:
-            raise KlrpError.value(f"semiring: got {semiring.name!r}, but the masks are over {value!r}.")
-        return find_semiring(value) if semiring is None else semiring
+        if own is not None and own.name != value:
+            raise KlrpError.value(f"semiring: got {own.name!r}, but the masks are over {value!r}.")
+        return find_semiring(value) if own is None else own
     return value
 
 

@@ -21,7 +21,7 @@ import nbformat
 from klrp.exercises.checking import module_of
 
 ROOT = Path(__file__).resolve().parents[1]
-APPLICATIONS = ("masks", "pruning", "perturbation")  # modules and packages that nothing else in klrp uses
+APPLICATIONS = ("masks", "pruning", "perturbation", "gathering")  # modules and packages that nothing else in klrp uses
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(
     r"(?<![\w./:+])/(?:home|root|Users|private|mnt|opt|srv|tmp|usr|var|work)/\w| at 0x[0-9a-f]{6}"

@@ -60,6 +60,14 @@ def of_neurons() -> list[tuple[Tensor, Tensor, float]]:
     return [small, *((randn(draw, 7), randn(draw, 7), 0.5 - n % 2) for n in range(19))]
 
 
+def of_layers() -> list[tuple[Tensor, ...]]:
+    """Activations, weights, biases and relevances: without signs, with them, and random ones."""
+    draw = torch.Generator().manual_seed(4)
+    small = doubles([1.0, 2.0], [[3.0, 1.0], [1.0, -0.5]], [0.0, 0.0], [1.0, 0.0])
+    signed = doubles([-1.0, 2.0], [[-3.0, 1.0], [1.0, -0.5]], [1.0, -1.0], [1.0, 1.0])
+    return [small, signed, *((randn(draw, 5), randn(draw, 5, 3), randn(draw, 3), randn(draw, 3)) for _ in range(5))]
+
+
 def in_boxes() -> list[tuple[Tensor, Tensor, float, float, float]]:
     """Active neurons whose inputs lie in a box."""
     draw = torch.Generator().manual_seed(1)
@@ -67,7 +75,7 @@ def in_boxes() -> list[tuple[Tensor, Tensor, float, float, float]]:
     while len(cases) < 20:
         low, high = (0.0, 1.0) if len(cases) % 2 else (-1.0, 2.0)
         a, w = low + (high - low) * torch.rand(7, generator=draw, dtype=torch.float64), randn(draw, 7)
-        if a @ w + 0.1 > 0.1:
+        if a @ w > 0:
             cases.append((a, w, 0.1, low, high))
     return cases
 
@@ -96,8 +104,8 @@ def contrast(answer: Callable) -> str | None:
     if not callable(answer):
         raise NotYet(f"A function is asked for; your answer is {shown(answer)}.")
     draw = torch.Generator().manual_seed(3)
-    for sizes, n in (((2, 3, 2), 1), ((7, 5, 3), 1), ((11, 7, 5), 3)):
-        model, x = mlp(sizes, seed=1).double(), randn(draw, n, sizes[0]).abs()
+    for sizes, n in (((2, 3, 2), 1), ((7, 5, 3), 1), ((3, 7, 5), 11)):
+        model, x = mlp(sizes, seed=1).double(), 3 * randn(draw, n, sizes[0])
         got, top = answer(model, x), model(x).topk(2).indices
         if unanswered(got):
             return None
@@ -116,10 +124,7 @@ def own_rule(answer) -> str:
 
     if not isinstance(answer, rules.Rule):
         raise NotYet(f"A klrp.rules.Rule is asked for; your answer is {shown(answer)}.")
-    draw = torch.Generator().manual_seed(4)
-    small = doubles([1.0, 2.0], [[3.0, 1.0], [1.0, -0.5]], [0.0, 0.0], [1.0, 0.0])
-    signed = doubles([-1.0, 2.0], [[-3.0, 1.0], [1.0, -0.5]], [1.0, -1.0], [1.0, 1.0])
-    for a, w, b, R in [small, signed, *((randn(draw, 5), randn(draw, 5, 3), randn(draw, 3), R3) for R3 in [small[0].new_ones(3)] * 5)]:
+    for a, w, b, R in of_layers():
         layer = nn.Linear(*w.shape).double()
         layer.load_state_dict({"weight": w.T, "bias": b})
         got = explain(layer, a[None], 0, rule=answer, start=R[None]).input[0]

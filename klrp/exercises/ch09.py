@@ -118,11 +118,9 @@ def chosen(answer: Any) -> str:
 
     if not isinstance(answer, Composite):
         raise NotYet(f"A klrp.Composite is asked for; your answer is {shown(answer)}.")
-    network = small_vgg()
     for number, x in enumerate(small_pictures()):
-        classes = network(x[None])[0].topk(2).indices
-        totals, sizes, r = told_by(network, x.expand(2, -1, -1, -1), classes, answer)
-        where = f"Picture {number}, classes {classes.tolist()}:"
+        classes, totals, sizes, r = measured(answer, x[None])
+        where = f"Picture {number}, classes {classes}:"
         if (worst := max(totals, key=lambda t: abs(t - 1))) < 0.99 or worst > 1.01:
             raise NotYet(f"{where} a map adds up to {worst:.3f} of its logit; 0.99 to 1.01 is asked for (1).")
         if max(sizes) > 4:
@@ -132,14 +130,19 @@ def chosen(answer: Any) -> str:
     return "for 2 pictures and 2 classes of each"
 
 
-def told_by(network: nn.Module, x: Tensor, classes: Tensor, composite: Any) -> tuple[list, list, float]:
-    """For two classes of a picture: the sums of R and of |R| over the logit, and the correlation of the maps."""
+def measured(composite: Any, x: Tensor) -> tuple[list[int], list[float], list[float], float]:
+    """What a composite does to a picture [1, 3, 20, 20] in `small_vgg`, for the two classes with the highest logits.
+
+    The classes; for each the sum of R over the logit; the sum of |R| over the logit's size; the correlation of both maps.
+    """
     import klrp
 
-    R = klrp.explain(network, x, classes, composite=composite, start="logit").input
-    logits = network(x)[[0, 1], classes]
+    network = small_vgg()
+    logits, classes = network(x)[0].topk(2)
+    R = klrp.explain(network, x.expand(2, -1, -1, -1), classes, composite=composite, start="logit").input
     totals, sizes = R.sum((1, 2, 3)) / logits, R.abs().sum((1, 2, 3)) / logits.abs()
-    return totals.tolist(), sizes.tolist(), float(torch.corrcoef(R.sum(1).flatten(1))[0, 1])
+    r = float(torch.corrcoef(R.sum(1).flatten(1))[0, 1])
+    return classes.tolist(), totals.tolist(), sizes.tolist(), r
 
 
 CHECKS: dict[str, Check] = {

@@ -91,9 +91,9 @@ def clamped_shares(a: Tensor, w: Tensor, z: Tensor) -> list[float]:
 
 
 def cases(small: Layers, x: list[float]) -> Iterator[tuple[Layers, Tensor, int]]:
-    """Layers, an input [1, J] and a class: the small one, and ten random ones."""
+    """Layers, an input [1, J] and a class: the small one, and six random ones."""
     yield small, torch.tensor([x]), 0
-    for seed in range(10):
+    for seed in range(6):
         draw = torch.Generator().manual_seed(seed)
         yield random_layers(seed), torch.rand(1, 11, generator=draw), seed % 3
 
@@ -117,10 +117,11 @@ def ranks_evidence_for(answer: Any) -> str | None:
         return None
     if not isinstance(rule, klrp.rules.Rule):
         raise NotYet(f"A klrp.rules.Rule is asked for; your function gave {shown(rule)}.")
-    for n, (layers, x, k) in enumerate(cases(example([[2.0, -4.0, 1.0]]), [1.0, 1.0, 1.0])):
+    tried = list(cases(example([[2.0, -4.0, 1.0]]), [1.0, 1.0, 1.0]))
+    for layers, x, k in tried:
         got = klrp.explain(network(layers), x, k, semiring="fuzzy", rule=rule).input
         compared(got, bottleneck(layers, x, k, positive_ranks), layers, x, k)
-    return f"in {n + 1} networks"
+    return f"in {len(tried)} networks"
 
 
 def one_walk(answer: Any) -> str | None:

@@ -12,6 +12,7 @@ import klrp
 from klrp import masks, models
 from klrp.conversions import threshold
 from klrp.errors import KlrpError
+from klrp.masks.collected import HOW
 from klrp.plot import plt
 
 SETTINGS = {
@@ -72,7 +73,7 @@ def test_streaming_equals_all_at_once(task, settings, step):
     found = collect(task, (1, 23, 17), step=step, **settings)
     for of in (0, 1, 2, 4, None):
         mine = task.y == of if of is not None else torch.ones(41, dtype=torch.bool)
-        for how in masks.HOW:
+        for how in HOW:
             close(found.map(how, of), directly(scores[mine], relevant[mine], how))
 
 
@@ -120,7 +121,7 @@ def test_the_order_of_samples_and_batches_does_not_matter(task, settings):
     other = SimpleNamespace(model=task.model, x=task.x[order], y=task.y[order])
     one = collect(task, (41,), levels=9, **settings)
     two = collect(other, (7, 0, 30, 4), levels=9, **settings)
-    for how in (*masks.HOW, 0.5):
+    for how in (*HOW, 0.5):
         for of in (0, None):
             close(one.map(how, of), two.map(how, of))
 
@@ -138,7 +139,7 @@ def test_from_maps_is_the_same_join(task):
     R = klrp.explain(task.model, task.x, task.y, semiring="viterbi").input
     one = masks.from_maps(R, task.y, semiring="viterbi", levels=8)
     two = collect(task, (30, 11), levels=8, semiring="viterbi")
-    for how in (*masks.HOW, 0.5):
+    for how in (*HOW, 0.5):
         close(one.map(how, 1), two.map(how, 1))
 
 

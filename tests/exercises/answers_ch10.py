@@ -9,8 +9,7 @@ from klrp import rules
 
 
 def positive_rank():
-    parts = (replace(rules.zplus().parts[0], bias=None),)
-    return replace(rules.zplus(), name="positive_rank()", parts=parts, normaliser="max")
+    return replace(rules.zplus(), name="positive_rank()", normaliser="max")
 
 
 def walk(**settings):
@@ -50,7 +49,7 @@ WRONG = {
     "ex-10-signed": [
         rules.max_share,  # inhibition counts
         rules.zplus,  # compares with the sum
-        lambda: replace(rules.zplus(), normaliser="max"),  # the bias is a candidate
+        lambda: rules.norm_share(2),
         lambda: "max",
     ],
     "ex-10-bottleneck": [

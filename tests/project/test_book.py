@@ -6,11 +6,7 @@ The notebooks themselves are executed by nbval (`make test`), not here.
 import ast
 import importlib
 import inspect
-import os
 import re
-import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -305,24 +301,6 @@ def test_after_a_figure_comes_what_to_see_in_it(nb):
 # ---------------------------------------------------------------- the pages
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """The book, built as `make book` builds it."""
-    out = tmp_path_factory.mktemp("book")
-    tool = Path(sys.executable).with_name("jupyter-book")
-    command = [tool, "build", ROOT, "--path-output", out, "--all", "-W", "-n", "--keep-going", "-q"]
-    path = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert run.returncode == 0, run.stdout + run.stderr
-    return out / "_build" / "html"
-
-
-@pytest.fixture(scope="session")
-def soups(site):
-    pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
-    return {p: BeautifulSoup(p.read_text("utf-8"), "html.parser") for p in pages}
-
-
 def test_the_reference_has_every_public_function_and_class(soups):
     tags = [t for page, soup in soups.items() if page.stem.startswith("api") for t in soup.find_all("dt", id=True)]
     known = {tag["id"].rsplit(".")[-1] for tag in tags}
@@ -395,50 +373,6 @@ def test_internal_links_resolve(soups):
             assert not fragment or path not in ids or fragment in ids[path], (page.name, link["href"])
 
 
-PROBE = """<script>
-addEventListener("load", () => setTimeout(() => {
-  const look = () => document.querySelector("main").innerHTML;
-  const stuck = [...document.querySelectorAll("input[type=range]")].filter(input => {
-    const before = look();
-    input.value = input.value === input.max ? input.min : input.max;
-    for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, {bubbles: true}));
-    return look() === before;
-  });
-  const asked = performance.getEntriesByType("resource").map(entry => entry.name);
-  const remote = asked.filter(name => !/^(file|data|blob):/.test(name));
-  document.body.dataset.probe = `stuck sliders: ${stuck.length}, remote: ${remote.join(" ")}.`;
-}, 1000));
-</script></body>"""
-
-
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
-def dom_of(page, profile, script=PROBE):
-    """The page as Chromium shows it, after its scripts and the probe have run, without a network."""
-    probe = page.with_suffix(".probe.html")
-    probe.write_text(page.read_text("utf-8").replace("</body>", script), "utf-8")
-    options = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
-        --disable-background-networking --disable-component-update --virtual-time-budget=20000
-        --window-size=1600,900 --dump-dom""".split()
-    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
-    command = [browser(), *options, probe.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-
-
-@pytest.mark.skipif(not browser(), reason="no Chromium on this machine")
-def test_pages_in_a_browser(soups, tmp_path):
-    """Mathematics is typeset, sliders move, and the pages ask the network for nothing."""
-    for page, soup in soups.items():
-        if page.parent.name == "book":
-            dom = dom_of(page, tmp_path / page.stem)
-            assert 'data-probe="stuck sliders: 0, remote: ."' in dom, page.name
-            if soup.find(class_="math"):
-                assert "<mjx-container" in dom and "<merror" not in dom, page.name
-
-
 # --------------------------------------------------------- the bibliography
 
 ENTRIES = re.findall(r"^@\w+\{([^,]+),\n(.*?)^\}", (BOOK / "references.bib").read_text("utf-8"), re.M | re.S)
@@ -463,40 +397,6 @@ def test_every_source_is_cited():
     groups = re.findall(r"\{cite[\w:]*\}`([^`]+)`", "\n".join(map(text_of, PAGES)))
     cited = {key.strip() for group in groups for key in group.split(",")}
     assert not {key for key, _ in ENTRIES} - cited
-
-
-# In a frame a page is as wide as we like; it tells its parent what does not fit.
-WIDTHS = """<script>
-addEventListener("load", () => setTimeout(() => {
-  for (const d of document.querySelectorAll("main details")) d.open = true;
-  const phone = innerWidth < 768, shown = [...document.querySelectorAll("main article *")];
-  const scrolls = e => e.scrollWidth > e.clientWidth + 1 && e.getClientRects().length;
-  const boxes = phone ? ".cell_output:has(table, img), .pst-scrollable-table-container"
-                      : "pre, .cell_output, .output, .pst-scrollable-table-container, div.math, "
-                        + "mjx-container[display='true']";
-  const bad = shown.filter(e => e.matches(boxes) && scrolls(e));
-  bad.push(...shown.filter(e => e.matches("table, img") && e.getBoundingClientRect().right > innerWidth + 1));
-  const texts = bad.map(e => `${e.tagName}: ${(e.innerText || e.alt || "an equation").trim().slice(0, 60)}`);
-  if (scrolls(document.documentElement)) texts.push("the page itself");
-  parent.postMessage(`${innerWidth}: ${texts.join(" | ") || "all fits"}`, "*");
-}, 3000));
-</script></body>"""
-FRAMES = """<body><script>addEventListener("message", e => document.body.append(`[${e.data}]`));</script>
-<iframe width="1200" height="900" src="NAME"></iframe><iframe width="390" height="900" src="NAME"></iframe></body>"""
-
-
-@pytest.mark.skipif(not browser(), reason="no Chromium on this machine")
-def test_nothing_is_cut_or_scrolls_sideways(soups, tmp_path):
-    """At 1200 px all code and all outputs fit; at 390 px tables and pictures do, and code may scroll in its box."""
-    told = {}
-    for page in soups:
-        if page.parent.name == "book":
-            inner = page.with_suffix(".widths.html")
-            inner.write_text(page.read_text("utf-8").replace("</body>", WIDTHS), "utf-8")
-            outer = page.with_suffix(".frames.html")
-            outer.write_text(FRAMES.replace("NAME", inner.name), "utf-8")
-            told[page.stem] = re.findall(r"\[((?:1200|390): [^\]]*)\]", dom_of(outer, tmp_path / page.stem, "</body>"))
-    assert told and not {p: t for p, t in told.items() if sorted(t) != ["1200: all fits", "390: all fits"]}
 
 
 def test_many_outputs_are_compared_when_the_notebooks_run():
