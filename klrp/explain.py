@@ -317,16 +317,19 @@ def _values(step: Step, plan: Plan) -> list[Tensor]:
 @contextmanager
 def _about(step: Step, plan: Plan) -> Iterator[None]:
     """Errors from inside a step say which step it was, and under which settings."""
-    settings = "".join(
-        f", {what} {value!r}" for what, value in zip(("rule", "Θ"), plan.assignment.get(step.name, ()), strict=False)
-    )
-    where = f"{step.name} ({step.kind.__name__}, output {tuple(step.shape)}){settings}, semiring {plan.semiring.name}"
     try:
         yield
     except KlrpError as error:
-        raise KlrpError.value(f"{where}: {error}") from None
+        raise KlrpError.value(f"{_where(step, plan)}: {error}") from None
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:  # the user's add, mul or Θ
         raise KlrpError.value(
-            f"{where}: an operation failed with: {first_line(error)} Check add and mul of the semiring with "
+            f"{_where(step, plan)}: an operation failed with: {first_line(error)} Check add and mul of the semiring with "
             f"klrp.check_laws."
         ) from error
+
+
+def _where(step: Step, plan: Plan) -> str:
+    settings = "".join(
+        f", {what} {value!r}" for what, value in zip(("rule", "Θ"), plan.assignment.get(step.name, ()), strict=False)
+    )
+    return f"{step.name} ({step.kind.__name__}, output {tuple(step.shape)}){settings}, semiring {plan.semiring.name}"

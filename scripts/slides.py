@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode, b64encode
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -110,9 +111,11 @@ def cells(notebook: str) -> dict:
 
 def stored(notebook: str, cell_id: str, alt: str = "") -> str:
     """The stored output of a cell as HTML: a picture, a slider, a table, or what it printed."""
+    if not cell_id:  # a file of the book
+        return picture((ROOT / "book" / notebook).read_bytes(), alt, notebook)
     cell = cells(notebook).get(cell_id)
     if cell is None or not cell.get("outputs"):
-        sys.exit(f"A slide has a figure of {notebook}, cell {cell_id}, and there is no stored output of that name.")
+        sys.exit(f"A slide has a figure of {notebook}, cell {cell_id}, and it has no stored output: make notebooks")
     shown = [out.data for out in cell.outputs if {"text/html", "image/png"} & set(out.get("data", {}))]
     if not shown:
         said = "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
@@ -122,10 +125,14 @@ def stored(notebook: str, cell_id: str, alt: str = "") -> str:
     mystnb = cell.metadata.get("mystnb", {}).get("image", {})
     meta = next(out.metadata for out in cell.outputs if "image/png" in out.get("data", {}))
     alt = alt or mystnb.get("alt") or meta.get("image/png", {}).get("alt", "")
+    return picture(b64decode(shown[0]["image/png"]), alt, f"{notebook}, cell {cell_id}")
+
+
+def picture(png: bytes, alt: str, name: str) -> str:
     if not alt:
-        sys.exit(f"The figure of {notebook}, cell {cell_id}, has no alternative text. Give it one with :alt:")
-    png = shown[0]["image/png"].replace("\n", "")
-    return f'<img class="picture" alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
+        sys.exit(f"The figure {name} has no alternative text. Give it one with :alt:")
+    data = b64encode(png).decode()
+    return f'<img class="picture" alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def markdown(text: str) -> str:
