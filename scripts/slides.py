@@ -62,8 +62,8 @@ function begin() {
 function check() {
   const tooFull = [...document.querySelectorAll(".slide")].map((slide, i) => {
     const box = slide.getBoundingClientRect(), scale = box.height / slide.offsetHeight || 1;
-    const low = [...slide.querySelectorAll("*")].some(e => e.scrollHeight > e.clientHeight + 3 && e.clientHeight
-      && getComputedStyle(e).overflow === "hidden");
+    const boxes = [slide, ...slide.querySelectorAll(".body, .figure, .stored, .stored > div, pre")];
+    const low = boxes.some(e => e.scrollHeight > e.clientHeight + 3);
     const wide = [...slide.querySelectorAll("pre, table, mjx-container, img, p, ul, h2")].some(e =>
       e.scrollWidth > e.clientWidth + 3 && e.clientWidth || e.getBoundingClientRect().right > box.right + 3 * scale);
     const small = [...slide.querySelectorAll("img")].some(e => e.clientHeight < 120);
