@@ -17,7 +17,7 @@ STAMP := $(VENV)/.klrp-installed
 PAGE := $(CURDIR)/_build/html/index.html
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
-.PHONY: help env book test notebooks lab fmt lint clean
+.PHONY: help env book student slides pdf test notebooks lab fmt lint clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -41,6 +41,15 @@ $(STAMP): pyproject.toml
 book: $(STAMP)  ## the rendered book, from the stored outputs
 	PATH="$(BIN):$$PATH" $(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 	@echo; echo "The book is built. Open $(PAGE)"
+
+student: $(STAMP)  ## the notebooks without solutions, for students
+	$(PY) scripts/student.py
+
+slides: $(STAMP)  ## the slides of the six lectures
+	$(PY) scripts/slides.py
+
+pdf: $(STAMP)  ## the built book in one PDF file, by Chromium
+	$(PY) scripts/pdf.py
 
 test: $(STAMP)  ## unit tests, then every notebook
 	@$(PY) -m pytest $(PYTEST_ARGS) tests; unit=$$?; \

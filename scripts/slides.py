@@ -54,7 +54,7 @@ MathJax = {
   startup: {pageReady: () => MathJax.startup.defaultPageReady().then(begin)},
 };
 function begin() {
-  const settings = {width: 1280, height: 720, margin: 0.02, center: false, hash: true, controls: false, slideNumber: "c/t",
+  const settings = {width: 1280, height: 720, margin: 0, center: false, hash: true, controls: false, slideNumber: "c/t",
     transition: "none", pdfSeparateFragments: false, plugins: [RevealNotes]};
   return Reveal.initialize(settings).then(check);
 }
@@ -63,7 +63,7 @@ function check() {
   const tooFull = [...document.querySelectorAll(".slide")].map((slide, i) => {
     const box = slide.getBoundingClientRect(), scale = box.height / slide.offsetHeight || 1;
     const boxes = [slide, ...slide.querySelectorAll(".body, .figure, .stored, .stored > div, pre")];
-    const low = boxes.some(e => e.scrollHeight > e.clientHeight + 3);
+    const low = boxes.some(e => e.scrollHeight > e.clientHeight + 8);
     const wide = [...slide.querySelectorAll("pre, table, mjx-container, img, p, ul, h2")].some(e =>
       e.scrollWidth > e.clientWidth + 3 && e.clientWidth || e.getBoundingClientRect().right > box.right + 3 * scale);
     const small = [...slide.querySelectorAll("img")].some(e => e.clientHeight < 120);
@@ -148,17 +148,21 @@ def markdown(text: str) -> str:
 
 
 def section(body: str, note: str) -> str:
-    """One slide as HTML: its title, its text, and its figure below or beside the text."""
-    found = FIGURE.search(body)
-    text, figure, kind = FIGURE.sub("", body), "", ""
+    """One slide as HTML: its title, its text, and its figure between the text or beside it."""
+    title, _, rest = body.partition("\n")
+    found, kind = FIGURE.search(rest), "plain"
+    texts = [rest]
+    figure = ""
     if found:
         options = dict(re.findall(r"^:([\w-]+): *(.*)$", found["options"], re.M))
+        texts = [rest[: found.start()], rest[found.end() :]]
         figure = f'<div class="figure">{stored(found["where"], found["cell"], options.get("alt", ""))}</div>'
         kind = "beside" if options.get("side") else "below"
-    title, _, rest = text.strip().partition("\n")
     kind = "title" if title.startswith("# ") else kind
-    inner = f'{markdown(title)}<div class="body"><div class="text">{markdown(rest)}</div>{figure}</div>'
+    shown = [f'<div class="text">{markdown(text)}</div>' if text.strip() else "" for text in texts]
+    shown.insert(1, figure)
     notes = f'<aside class="notes">{markdown(note)}</aside>' if note else ""
+    inner = f'{markdown(title)}<div class="body">{"".join(shown)}</div>'
     return f'<section><div class="slide {kind}">{inner}</div>{notes}</section>'
 
 

@@ -101,12 +101,19 @@ def plain_docstring(app, what, name, obj, options, lines):
         lines[:0] = ["..", ""]
 
 
+def roles_that_screen_readers_know(app, page, template, context, doctree):
+    """docutils marks a source as doc-biblioentry, which ARIA has given up, and a list of them as a list."""
+    for role in (' role="doc-biblioentry"', ' role="list"'):
+        context["body"] = context.get("body", "").replace(role, "")
+
+
 def setup(app):
     sys.path.insert(0, str(ROOT))  # the reference is that of this klrp
     app.connect("doctree-read", name_checked_cells)
     app.connect("doctree-read", name_pictures)
     # Before napoleon.
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)
+    app.connect("html-page-context", roles_that_screen_readers_know)
     # After Sphinx's own numbers.
     app.connect("env-get-updated", number_by_chapter, priority=600)
     return {

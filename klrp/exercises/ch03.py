@@ -125,7 +125,8 @@ def broken(number: int, x: float, y: float, z: float) -> list[str]:
         "0 is neutral": (add(x, zero), x),
         "associativity of ⊗": (mul(mul(x, y), z), mul(x, mul(y, z))),
         "1 is neutral": (mul(x, one), x),
-        "distributivity": (mul(x, add(y, z)), add(mul(x, y), mul(x, z))),
+        "distributivity from the left": (mul(x, add(y, z)), add(mul(x, y), mul(x, z))),
+        "distributivity from the right": (mul(add(x, y), z), add(mul(x, z), mul(y, z))),
         "0 annihilates": (mul(x, zero), zero),
     }
     return [law for law, (left, right) in sides.items() if not math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-12)]

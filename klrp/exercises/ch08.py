@@ -112,7 +112,7 @@ def repaired(answer: Any) -> str | None:
             return None
         changed = [key for key, was in before.items() if not torch.equal(conv.state_dict()[key], was)]
         if changed:
-            raise NotYet(f"After the step the {' and the '.join(changed)} of {name} are not what they were.")
+            raise NotYet(f"The step has changed the {' and the '.join(changed)} of {name}. A map must not do that.")
         conv.load_state_dict(before)
         right = zplus_shares(conv, a[0], R[0])[None]
         if not same(got, right, 1e-6):

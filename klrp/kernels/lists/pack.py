@@ -68,9 +68,11 @@ def pack(w: Tensor, often: bool = True) -> Weights:
     for one sample alone takes as long as to use them all.
     """
     groups, sources, targets, offsets = w.shape
-    lanes = NARROW if targets <= NARROW else WIDE
+    dense = groups == offsets == 1 and w.stride(2) == 1
+    fits = dense and not often and targets % WIDE and not targets % NARROW  # narrow blocks, and no copy for a single use
+    lanes = NARROW if targets <= NARROW or fits else WIDE
     blocks = -(-targets // lanes)
-    if groups == offsets == 1 and targets % lanes == 0 and w.stride(2) == 1:
+    if dense and targets % lanes == 0:
         # A row of a dense matrix holds its blocks one after the other: no copy.
         values, (_, stride, _, _) = flat(w)
         strides = 0, lanes, 0, stride
