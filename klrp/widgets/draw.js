@@ -1,0 +1,1 @@
+function klrpLive(element, weights, settings) {}
