@@ -88,7 +88,7 @@ def needed(d: list[Tensor], theta: float) -> list[list[tuple[int, int]] | None]:
 
 
 def layers_of_shares() -> Iterator[tuple[list[Tensor], float]]:
-    yield [torch.tensor([[0.2, 0.9], [0.9, 0.0], [0.1, 0.1]]), torch.tensor([[0.5], [0.5]])], 0.3
+    yield [torch.tensor([[0.8, 0.9], [0.9, 0.0], [0.1, 0.1]]), torch.tensor([[0.5], [0.5]])], 0.3
     draw = torch.Generator().manual_seed(3)
     for theta in (0.3, 0.5, 0.7, 0.8):
         yield [torch.rand(j, k, generator=draw) for j, k in pairwise((7, 5, 3, 1))], theta

@@ -204,6 +204,9 @@ def shown(value: Any) -> str:
 
 
 def rounded(value: Any) -> Any:
+    """Numbers with four digits; a tensor inside a tuple or list as a list, where it is short."""
+    if isinstance(value, Tensor):
+        return rounded(value.detach().cpu().tolist()) if value.numel() <= 24 else f"a tensor {list(value.shape)}"
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, list | tuple):

@@ -69,7 +69,9 @@ def pack(w: Tensor, often: bool = True) -> Weights:
     """
     groups, sources, targets, offsets = w.shape
     dense = groups == offsets == 1 and w.stride(2) == 1
-    fits = dense and not often and targets % WIDE and not targets % NARROW  # narrow blocks, and no copy for a single use
+    fits = (
+        dense and not often and targets % WIDE and not targets % NARROW
+    )  # narrow blocks, and no copy for a single use
     lanes = NARROW if targets <= NARROW or fits else WIDE
     blocks = -(-targets // lanes)
     if dense and targets % lanes == 0:
