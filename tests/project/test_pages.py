@@ -164,10 +164,15 @@ ALIKE = """() => {
       if (!kinds.has(kind)) kinds.set(kind, e);
     }
   }
-  return axe.run({include: [...kinds.values()]}, {runOnly: ["color-contrast"], preload: false});
+  return axe.run({include: [...kinds.values()]}, {runOnly: ["color-contrast"], resultTypes: ["violations"], preload: false});
 }"""
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-RULES = {"runOnly": LEVELS, "rules": {"color-contrast": {"enabled": False}}, "preload": False}
+RULES = {
+    "runOnly": LEVELS,
+    "rules": {"color-contrast": {"enabled": False}},
+    "resultTypes": ["violations"],
+    "preload": False,
+}
 
 
 @cache
