@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from html import escape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -107,6 +108,62 @@ def printed(page: Path, folder: Path) -> Path:
     return target
 
 
+CONTENTS = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Contents</title><style>
+@page { size: A4; margin: 16mm 17mm 18mm; }
+body { font: 11px/1.5 "DejaVu Sans", Arial, sans-serif; }
+h1 { font-size: 24px; font-weight: 500; } h2 { font-size: 13px; margin: 1.1em 0 .2em; break-after: avoid; }
+p { margin: 0; display: flex; gap: .5em; break-inside: avoid; } p span { flex: 1; border-bottom: 1px dotted #999; }
+a { color: inherit; text-decoration: none; }
+</style></head><body><article><h1>Contents</h1>ENTRIES</article></body></html>"""
+
+
+def contents_page(parts, titles, counts: dict[str, int], offset: int) -> str:
+    """The list of parts and pages with their numbers, as a page of the book. ``offset``: the pages that it takes."""
+    lines, number = [], offset + 1
+    for caption, names in parts:
+        lines += [f"<h2>{escape(caption)}</h2>"] if caption else []
+        for name in names:
+            address = f"{name.removeprefix('book/')}.html"
+            lines.append(f'<p><a href="{address}">{escape(titles[name][0][1])}</a><span></span>{number}</p>')
+            number += counts[name]
+    return CONTENTS.replace("ENTRIES", "\n".join(lines))
+
+
+def with_contents(parts, pages: dict[str, Path], titles, copy: Path, folder: Path):
+    """The parts with a first page that lists them. It is printed twice, as its own length moves all numbers."""
+    from pypdf import PdfReader
+
+    counts = {name: len(PdfReader(path).pages) for name, path in pages.items()}
+    name, offset = "book/contents", 1
+    for _ in range(2):
+        (copy / f"{name}.html").write_text(contents_page(parts, titles, counts, offset), "utf-8")
+        pages[name] = printed(copy / f"{name}.html", folder)
+        offset = len(PdfReader(pages[name]).pages)
+    titles[name] = [(1, "Contents", "")]
+    return [("", [name]), *parts]
+
+
+def number_pages(writer) -> None:
+    """A number at the foot of each page. The page's own drawing is wrapped, so that it leaves no trace in ours."""
+    from pypdf.generic import ArrayObject, DecodedStreamObject, DictionaryObject, NameObject
+
+    def stream(text: str):
+        made = DecodedStreamObject()
+        made.set_data(text.encode())
+        return writer._add_object(made)
+
+    kind = {"/Type": "/Font", "/Subtype": "/Type1", "/BaseFont": "/Helvetica"}
+    font = writer._add_object(DictionaryObject({NameObject(k): NameObject(v) for k, v in kind.items()}))
+    for number, page in enumerate(writer.pages, start=1):
+        fonts = page["/Resources"].get_object().setdefault(NameObject("/Font"), DictionaryObject()).get_object()
+        fonts[NameObject("/KlrpFoot")] = font
+        own = page.raw_get("/Contents") if "/Contents" in page else ArrayObject()
+        own = own.get_object() if isinstance(own.get_object(), ArrayObject) else [own]
+        x = float(page.mediabox.width) / 2 - 3 * len(str(number))
+        foot = stream(f"Q BT /KlrpFoot 9 Tf 0.35 g {x:.1f} 26 Td ({number}) Tj ET")
+        page[NameObject("/Contents")] = ArrayObject([stream("q"), *own, foot])
+
+
 def headings_of(page: Path) -> list[tuple[int, str, str]]:
     """The titles on a page: level, text, and the name of the place."""
     from bs4 import BeautifulSoup
@@ -140,6 +197,7 @@ def joined(parts, pages: dict[str, Path], titles: dict[str, list[tuple[int, str,
                 upper = above.get(level - 1, above[max(above)])
                 above[level] = writer.add_outline_item(title=text, page_number=number, parent=upper, is_open=False)
     link(writer, where)
+    number_pages(writer)
     writer.add_metadata({"/Title": "Semiring LRP", "/Author": "the klrp contributors", "/Creator": "make pdf"})
     writer.page_mode = "/UseOutlines"
     writer.compress_identical_objects(remove_duplicates=True, remove_unreferenced=True)
@@ -201,6 +259,7 @@ def main() -> None:
             print(f"\r{count} of {len(names)}: {name:<40}", end="", flush=True)
             titles[name] = headings_of(copy / f"{name}.html")
             pages[name] = printed(copy / f"{name}.html", Path(folder))
+        parts = with_contents(parts, pages, titles, copy, Path(folder))
         joined(parts, pages, titles, args.output)
     print(f"\rThe book is printed. Open {args.output} ({args.output.stat().st_size / 1e6:.1f} MB)")
 

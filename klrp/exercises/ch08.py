@@ -73,13 +73,13 @@ def normalised_in_front() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 def zplus_shares(conv: nn.Conv2d, a: Tensor, R: Tensor) -> Tensor:
     """The z⁺ step of one picture, [C, rows, columns] from R [K, rows, columns], edge by edge; no activation is negative."""
-    (sr, sc), (pr, pc) = conv.stride, conv.padding
+    stride, padding = conv.stride[0], int(conv.padding[0])  # the same in both directions
     below, w = torch.zeros_like(a), conv.weight.clamp_min(0)
     for k, y, x in product(*map(range, R.shape)):
         edges = [
             ((c, i, j), a[c, i, j] * w[k, c, u, v])
             for c, u, v in product(*map(range, w.shape[1:]))
-            if 0 <= (i := sr * y + u - pr) < a.shape[1] and 0 <= (j := sc * x + v - pc) < a.shape[2]
+            if 0 <= (i := stride * y + u - padding) < a.shape[1] and 0 <= (j := stride * x + v - padding) < a.shape[2]
         ]
         z = sum(m for _, m in edges) + (0.0 if conv.bias is None else conv.bias[k].clamp_min(0))
         for at, m in edges:

@@ -28,10 +28,10 @@ def of_three(answer: Any) -> str:
     for j, (text, holds) in enumerate(wanted):
         if not holds:
             told = "; ".join(
-                f"of {n} images and {a}, or {o}, fraction {f:g}"
-                for n, (a, o, f) in (("the first two", first[j]), ("all four", every[j]))
+                f"{n} images: and {a}, or {o}, fraction {f:g}"
+                for n, (a, o, f) in (("two", first[j]), ("four", every[j]))
             )
-            raise NotYet(f"Asked for: {text}. Yours has, {told}.")
+            raise NotYet(f"Asked for: {text}. Yours: {told}.")
     return "for all three neurons"
 
 

@@ -1,1 +1,717 @@
-function klrpLive(element, weights, settings) {}
+// The live figure: draw a digit, and the page itself runs the network 784-300-100-10 and walks back through it.
+//
+// klrpLive(element, weights, settings) builds it into an element. `weights` are the network's parameters as float16 in
+// base64 (klrp.widgets.drawing.weights); `settings` are the data attributes of the element. The numbers are doubles, and
+// those of klrp.explain for klrp.models.digit_mlp(seed=0).double(). A plain script without anything else to load.
+
+var klrpLive = (() => {
+  "use strict";
+
+  const SIZES = [784, 300, 100, 10];
+  const TINY = 2 ** -1022; // a denominator below it counts as 0
+
+  // ------------------------------------------------------------------------------------------------- the network
+
+  // The numbers of float16s in base64, little-endian.
+  function halves(base64) {
+    const text = atob(base64);
+    const numbers = new Float64Array(text.length / 2);
+    const scales = Array.from({ length: 32 }, (_, exponent) => 2 ** (Math.max(exponent, 1) - 25));
+    for (let i = 0; i < numbers.length; i++) {
+      const bits = text.charCodeAt(2 * i) | (text.charCodeAt(2 * i + 1) << 8);
+      const exponent = (bits >> 10) & 31;
+      const size = ((exponent ? 1024 : 0) + (bits & 1023)) * scales[exponent];
+      numbers[i] = bits >> 15 ? -size : size;
+    }
+    return numbers;
+  }
+
+  // The three layers: weights w [outputs * inputs], row by row, and biases b [outputs].
+  function network(base64) {
+    const numbers = halves(base64);
+    let at = 0;
+    return [0, 1, 2].map((l) => {
+      const [inputs, outputs] = [SIZES[l], SIZES[l + 1]];
+      const w = numbers.subarray(at, at + inputs * outputs);
+      const b = numbers.subarray(at + w.length, at + w.length + outputs);
+      at += w.length + outputs;
+      return { inputs, outputs, w, b };
+    });
+  }
+
+  // What the network computes for x [784]: what each layer reads (a), which of that is not 0 (active), what it gives (z).
+  function forward(net, x) {
+    const a = [x];
+    const z = [];
+    const active = [];
+    for (const [l, layer] of net.entries()) {
+      active.push([...a[l].keys()].filter((j) => a[l][j] !== 0));
+      const values = Float64Array.from(layer.b);
+      for (let k = 0; k < layer.outputs; k++) {
+        const row = k * layer.inputs;
+        for (const j of active[l]) values[k] += a[l][j] * layer.w[row + j];
+      }
+      z.push(values);
+      a.push(values.map((v) => Math.max(v, 0)));
+    }
+    const logits = z[2];
+    const top = Math.max(...logits);
+    const powers = logits.map((v) => Math.exp(v - top));
+    const sum = powers.reduce((s, v) => s + v);
+    return { a, z, active, chances: powers.map((v) => v / sum), answer: logits.indexOf(top) };
+  }
+
+  // ---------------------------------------------------------------------------------------------------- the walk
+
+  const add = (x, y) => x + y;
+  const largest = (x, y) => (x > y ? x : y);
+  const product = (x, y) => x * y;
+
+  // The p-norm of two numbers from 0 up, relative to the larger one, so that no power overflows.
+  function norm(p) {
+    const least = 2 ** (-54 / p); // what is smaller beside the other adds nothing
+    return (x, y) => {
+      const high = x < y ? y : x;
+      const low = x < y ? x : y;
+      return low > least * high ? high * (1 + (low / high) ** p) ** (1 / p) : high;
+    };
+  }
+
+  // What a rule makes of a weight, and of a bias where the bias has a part in z; `plain`: z is what the layer gives.
+  const RULES = {
+    lrp0: { name: "LRP-0", plain: true, omega: () => (w) => w },
+    epsilon: { name: "LRP-ε", plain: true, omega: () => (w) => w, slider: "epsilon" },
+    gamma: { name: "LRP-γ", biased: true, omega: (ask) => (w) => (w > 0 ? w + ask.gamma * w : w), slider: "gamma" },
+    zplus: { name: "z⁺", biased: true, omega: () => (w) => (w > 0 ? w : 0) },
+    share: { name: "max share", omega: () => Math.abs },
+  };
+  const LRP = ["epsilon", "lrp0", "gamma", "zplus"]; // the first is the default
+
+  // plus and times; theta: "cut" makes 1 of a share from θ up, "keep" leaves it as it is; both make 0 of one below.
+  const SEMIRINGS = {
+    real: { name: "real: how much", rules: LRP, plus: add, times: product, colours: "signed" },
+    boolean: { name: "Boolean: whether", rules: LRP, plus: largest, times: product, theta: "cut", colours: "two" },
+    counting: { name: "counting: how many paths", rules: LRP, plus: add, times: product, theta: "cut", colours: "log" },
+    viterbi: { name: "Viterbi: the best path", rules: ["share"], plus: largest, times: product, theta: "keep" },
+    fuzzy: { name: "fuzzy: its weakest share", rules: ["share"], plus: largest, times: Math.min, theta: "keep" },
+    dial: { name: "dial: sum to maximum", rules: ["share"], times: product, slider: "p" },
+  };
+  const USUAL = { epsilon: 1e-9, gamma: 0.25, p: 4, theta: null }; // θ: klrp's default for the semiring
+
+  // A question with all that it leaves open: the rule, ε, γ, p, and θ, which is 1e-9 for a cut and else 0.
+  function completed(ask) {
+    const semiring = SEMIRINGS[ask.semiring];
+    const rule = semiring.rules.includes(ask.rule) ? ask.rule : semiring.rules[0];
+    const theta = ask.theta ?? (semiring.theta === "cut" ? 1e-9 : 0);
+    return { ...USUAL, ...ask, rule, theta };
+  }
+
+  // Θ as a function of a share.
+  function conversion(kind, theta) {
+    if (kind === "cut") return (d) => (d >= theta ? 1 : 0);
+    if (kind === "keep" && theta > 0) return (d) => (d >= theta ? d : 0);
+    return (d) => d;
+  }
+
+  // z of neuron k of a layer, stabilised, for one run of the network; ∞ where it is 0, so that all shares into k are 0.
+  function denominator(layer, a, active, given, k, rule, omega, join, epsilon) {
+    let z = given;
+    if (!rule.plain) {
+      const row = k * layer.inputs;
+      z = 0;
+      for (const j of active) z = join(z, a[j] * omega(layer.w[row + j]));
+      if (rule.biased) z += omega(layer.b[k]);
+    } else if (rule.slider) z += z < 0 ? -epsilon : epsilon;
+    return Math.abs(z) < TINY ? Infinity : z;
+  }
+
+  // R_j = ⊕_k Θ(d_jk) ⊗ R_k from the class down: the maps [784], [300], [100], [10], and the denominators of each layer.
+  //
+  // With two runs an edge has what the smaller Θ of the two gives: with a cut, 1 where it is relevant for both, each for
+  // its own class.
+  function walk(net, runs, targets, question) {
+    const ask = completed(question);
+    const semiring = SEMIRINGS[ask.semiring];
+    const rule = RULES[ask.rule];
+    const omega = rule.omega(ask);
+    const plus = semiring.plus ?? norm(ask.p);
+    const join = ask.rule === "share" ? plus : add;
+    const theta = conversion(semiring.theta, ask.theta);
+    const maps = [new Float64Array(10)];
+    const denominators = [];
+    maps[0][targets[0]] = 1;
+    for (let l = 2; l >= 0; l--) {
+      const layer = net[l];
+      const [above, below] = [maps[0], new Float64Array(layer.inputs)];
+      const known = new Float64Array(layer.outputs);
+      const active = runs[0].active[l].filter((j) => runs.every((run) => run.a[l][j] !== 0));
+      for (let k = 0; k < layer.outputs; k++) {
+        if (above[k] === 0) continue;
+        for (const [i, run] of runs.entries()) {
+          const up = l === 2 ? targets[i] : k;
+          const z = denominator(layer, run.a[l], run.active[l], run.z[l][up], up, rule, omega, join, ask.epsilon);
+          runs[i].passed = { a: run.a[l], row: up * layer.inputs, z };
+        }
+        const { a, row, z } = runs[0].passed;
+        const other = runs.length > 1 ? runs[1].passed : null;
+        known[k] = z;
+        for (const j of active) {
+          let element = theta((a[j] * omega(layer.w[row + j])) / z);
+          if (other) element = Math.min(element, theta((other.a[j] * omega(layer.w[other.row + j])) / other.z));
+          below[j] = plus(below[j], semiring.times(element, above[k]));
+        }
+      }
+      maps.unshift(below);
+      denominators.unshift(known);
+    }
+    return { maps, denominators };
+  }
+
+  // The best path from a pixel to the class, by the maps of a walk in Viterbi: from j to the k with d_jk ⊗ R_k = R_j.
+  function bestPath(net, run, best, pixel) {
+    if (!best || best.maps[0][pixel] === 0) return null;
+    const [neurons, shares] = [[pixel], []];
+    for (let l = 0; l < 3; l++) {
+      const j = neurons[l];
+      let [found, share, most] = [-1, 0, 0];
+      for (let k = 0; k < net[l].outputs; k++) {
+        if (best.maps[l + 1][k] === 0) continue;
+        const d = (run.a[l][j] * Math.abs(net[l].w[k * net[l].inputs + j])) / best.denominators[l][k];
+        if (d * best.maps[l + 1][k] > most) [found, share, most] = [k, d, d * best.maps[l + 1][k]];
+      }
+      neurons.push(found);
+      shares.push(share);
+    }
+    return { neurons, shares, product: best.maps[0][pixel] };
+  }
+
+  // ------------------------------------------------------------------------------------------- strokes and pixels
+
+  const PEN = 1.3; // the pen's radius in pixels of 28; half a pixel more is its soft edge
+
+  // Points [x, y] along a smooth curve through some, in hundredths of the sheet (a Catmull-Rom spline).
+  function curve(text) {
+    const numbers = text.trim().split(/\s+/).map((n) => n / 100);
+    const points = Array.from({ length: numbers.length / 2 }, (_, i) => [numbers[2 * i], numbers[2 * i + 1]]);
+    const at = (i) => points[Math.min(Math.max(i, 0), points.length - 1)];
+    const smooth = [points[0]];
+    for (let i = 0; i + 1 < points.length; i++) {
+      for (let t = 0.125; t <= 1; t += 0.125) {
+        const along = (c) => {
+          const [p, q, r, s] = [at(i - 1)[c], at(i)[c], at(i + 1)[c], at(i + 2)[c]];
+          return q + 0.5 * t * (r - p + t * (2 * p - 5 * q + 4 * r - s + t * (3 * (q - r) + s - p)));
+        };
+        smooth.push([along(0), along(1)]);
+      }
+    }
+    return smooth;
+  }
+
+  // Ten digits of our own: the points of their strokes, which the same pen draws as the reader's.
+  const EXAMPLES = [
+    ["52 14 33 24 26 50 33 77 50 87 68 77 75 50 68 24 52 14"],
+    ["56 13 51 50 46 87"],
+    ["30 32 38 18 54 14 67 22 68 38 57 54 42 70 28 84", "28 84 50 82 75 85"],
+    ["30 21 47 14 64 20 65 34 46 46", "46 46 66 52 71 68 56 85 36 85 26 76"],
+    ["36 16 31 34 28 52 49 54 73 50", "66 22 62 50 58 88"],
+    ["71 15 38 17", "38 17 34 45", "34 45 52 42 68 52 70 70 56 85 37 85 27 77"],
+    ["63 13 43 28 31 54 34 78 50 87 66 78 66 62 52 55 38 63 33 73"],
+    ["27 20 50 19 74 17", "74 17 58 48 46 88"],
+    ["66 24 51 14 36 22 39 37 54 50 66 66 58 83 44 85 34 72 44 54 60 41 66 24"],
+    ["66 27 52 15 37 24 36 41 49 49 63 40 66 27", "66 27 63 58 55 88"],
+  ].map((strokes) => strokes.map(curve));
+
+  // Calls pixel(i, ink) for each pixel of 28 x 28 that a segment from p to q touches, with its ink from 0 to 1.
+  function inkAlong(p, q, pixel) {
+    const [dx, dy] = [q[0] - p[0], q[1] - p[1]];
+    const length = dx * dx + dy * dy;
+    const reach = PEN + 0.5;
+    const range = (c) => [Math.min(p[c], q[c]) - reach, Math.max(p[c], q[c]) + reach];
+    const [[left, right], [top, bottom]] = [range(0), range(1)];
+    for (let y = Math.max(0, Math.floor(top)); y <= Math.min(27, bottom); y++) {
+      for (let x = Math.max(0, Math.floor(left)); x <= Math.min(27, right); x++) {
+        const t = length ? ((x + 0.5 - p[0]) * dx + (y + 0.5 - p[1]) * dy) / length : 0;
+        const s = Math.min(Math.max(t, 0), 1);
+        const ink = reach - Math.hypot(x + 0.5 - p[0] - s * dx, y + 0.5 - p[1] - s * dy);
+        if (ink > 0) pixel(28 * y + x, Math.min(ink, 1));
+      }
+    }
+  }
+
+  // Strokes on a sheet of size 1 as MNIST has them: scaled to a box of 20 x 20 pixels, the aspect kept, the centre of mass
+  // at the middle of 28 x 28, grey in steps of 1/255. Gives x [784], and where a pixel lies on the sheet; null if blank.
+  function pictureOf(strokes) {
+    const points = strokes.flat();
+    if (!points.length) return null;
+    const [low, high] = [Math.min, Math.max].map((end) => [0, 1].map((c) => end(...points.map((p) => p[c]))));
+    const extent = Math.max(high[0] - low[0], high[1] - low[1]);
+    const scale = Math.min((20 - 2 * PEN - 1) / extent, 100);
+    const drawn = (shift) => {
+      const place = (p) => [0, 1].map((c) => 14 + (p[c] - (low[c] + high[c]) / 2) * scale + shift[c]);
+      const x = new Float64Array(784);
+      for (const stroke of strokes) {
+        const placed = stroke.map(place);
+        placed.forEach((p, i) => inkAlong(p, placed[i + 1] ?? p, (at, ink) => (x[at] = Math.max(x[at], ink))));
+      }
+      return x.map((v) => Math.round(255 * v) / 255);
+    };
+    const x = drawn([0, 0]);
+    const ink = x.reduce(add);
+    const mass = (coordinate) => x.reduce((sum, v, i) => sum + v * coordinate(i), 0) / ink;
+    // In MNIST the centre of mass has the index 14 in either direction, up to rounding to whole pixels.
+    const shift = [Math.round(14 - mass((i) => i % 28)), Math.round(14 - mass((i) => Math.floor(i / 28)))];
+    const back = (v, c) => (v - 14 - shift[c]) / scale + (low[c] + high[c]) / 2;
+    return { x: drawn(shift), size: 1 / scale, corner: (i) => [back(i % 28, 0), back(Math.floor(i / 28), 1)] };
+  }
+
+  // ---------------------------------------------------------------------------------------------------- colours
+
+  const REDS = ["#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"];
+  const BLUES = ["#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac", "#053061"];
+  const [INK, GREY] = ["#1a1a1a", "#595959"];
+
+  // 129 colours from white to dark, as klrp.plot has them.
+  function shades(ends) {
+    const channels = ends.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
+    return Array.from({ length: 129 }, (_, i) => {
+      const at = Math.min(Math.floor((i / 128) * 5), 4);
+      const t = (i / 128) * 5 - at;
+      return `rgb(${channels[at].map((v, c) => Math.round(v + t * (channels[at + 1][c] - v)))})`;
+    });
+  }
+  const [RED, BLUE] = [shades(REDS), shades(BLUES)];
+
+  // The colour of a value beside the others of its map: the scale ends at the 99.5th percentile, or else the largest.
+  function colouring(values, kind) {
+    if (kind === "two") return (v) => (v ? REDS[4] : "#ffffff");
+    const sizes = Float64Array.from(values, Math.abs).sort();
+    const at = 0.995 * (sizes.length - 1);
+    const [low, high] = [sizes[Math.floor(at)], sizes[Math.ceil(at)]];
+    const limit = low + (at - Math.floor(at)) * (high - low) || sizes[sizes.length - 1] || 1;
+    const linear = Math.max(1, limit / 1e6); // counts: logarithmic from here up
+    const bent = (v) => (v <= linear ? v / linear : 1 + 0.9 * Math.log10(v / linear));
+    const size = kind === "log" && limit > 1 ? (v) => bent(v) / bent(limit) : (v) => v / limit;
+    return (v) => (v < 0 ? BLUE : RED)[Math.round(128 * Math.min(1, size(Math.abs(v))))];
+  }
+
+  // ------------------------------------------------------------------------------------------------- small helps
+
+  // An element with attributes and children; on... are listeners.
+  function make(tag, attributes = {}, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+      else if (value !== null) made.setAttribute(name, value);
+    }
+    made.append(...children);
+    return made;
+  }
+
+  // Two digits of a number, and whole numbers with their thousands apart.
+  function written(v) {
+    if (Number.isInteger(v) && Math.abs(v) < 1e15) return v.toLocaleString("en");
+    return String(Number(v.toPrecision(2)));
+  }
+  const percent = (v) => `${v > 0.995 ? "over 99" : Math.round(100 * v)} %`;
+  const counted = (n, thing) => `${written(n)} ${thing}${n === 1 ? "" : "s"}`;
+
+  // A canvas made sharp for the screen, cleared to white; gives its context in units of CSS pixels.
+  function cleared(canvas, width, height) {
+    const density = Math.min(window.devicePixelRatio || 1, 3);
+    canvas.width = Math.round(width * density);
+    canvas.height = Math.round(height * density);
+    Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+    const pen = canvas.getContext("2d");
+    pen.scale(density, density);
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, width, height);
+    return pen;
+  }
+
+  // A map of 28 x 28 in a thin grey frame.
+  function drawMap(pen, left, top, size, values, kind) {
+    const colour = colouring(values, kind);
+    const cell = size / 28;
+    values.forEach((v, i) => {
+      if (v === 0) return;
+      pen.fillStyle = colour(v);
+      pen.fillRect(left + (i % 28) * cell, top + Math.floor(i / 28) * cell, cell + 0.3, cell + 0.3);
+    });
+    pen.strokeStyle = "#b0b0b0";
+    pen.lineWidth = 1;
+    pen.strokeRect(left + 0.5, top + 0.5, size - 1, size - 1);
+  }
+
+  // A line, or a shape that `trace` makes, in dark ink on a white halo.
+  function outlined(pen, trace) {
+    for (const [colour, width] of [["#ffffff", 4.5], [INK, 1.8]]) {
+      Object.assign(pen, { strokeStyle: colour, lineWidth: width, lineJoin: "round" });
+      pen.beginPath();
+      trace();
+      pen.stroke();
+    }
+  }
+
+  // -------------------------------------------------------------------------------------------- a sheet to draw on
+
+  const SHEET = 200; // CSS pixels
+
+  // A sheet with ten examples: its element, its strokes as `picture` and `run`, and show(mark) that draws it.
+  function sheetOf(net, title, changed) {
+    const canvas = make("canvas", { class: "pad", role: "img", "aria-label": title });
+    const buttons = EXAMPLES.map((_, digit) =>
+      make("button", { type: "button", "aria-label": `example ${digit}`, onclick: () => sheet.take(digit) }, digit));
+    const clear = make("button", { type: "button", class: "wide", onclick: () => sheet.take(null) }, "Clear");
+    const root = make("div", { class: "sheet" }, make("p", { class: "head" }, title), canvas,
+      make("div", { class: "buttons", role: "group", "aria-label": "or take an example" }, ...buttons, clear));
+    const sheet = { root, strokes: [], picture: null, run: null, example: null };
+
+    sheet.renew = () => {
+      sheet.picture = pictureOf(sheet.strokes);
+      sheet.run = sheet.picture && forward(net, sheet.picture.x);
+      buttons.forEach((button, digit) => button.setAttribute("aria-pressed", digit === sheet.example));
+      changed();
+    };
+    sheet.take = (digit) => {
+      Object.assign(sheet, { example: digit, strokes: digit === null ? [] : EXAMPLES[digit] });
+      sheet.renew();
+    };
+    sheet.show = (pixel) => {
+      const pen = cleared(canvas, SHEET, SHEET);
+      pen.strokeStyle = "#b0b0b0";
+      pen.strokeRect(0.5, 0.5, SHEET - 1, SHEET - 1);
+      Object.assign(pen, { strokeStyle: INK, lineWidth: (2 * PEN * SHEET) / 24, lineCap: "round", lineJoin: "round" });
+      for (const stroke of sheet.strokes) {
+        pen.beginPath();
+        for (const [x, y] of [...stroke, stroke[stroke.length - 1]]) pen.lineTo(x * SHEET, y * SHEET);
+        pen.stroke();
+      }
+      if (sheet.picture && pixel !== null) {
+        const [x, y] = sheet.picture.corner(pixel);
+        const size = sheet.picture.size * SHEET;
+        outlined(pen, () => pen.rect(x * SHEET, y * SHEET, size, size));
+      }
+      const says = sheet.run ? `The network says ${sheet.run.answer}.` : "It is blank.";
+      canvas.setAttribute("aria-label", `${title}. ${says}`);
+    };
+
+    const place = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
+      event.preventDefault();
+      canvas.setPointerCapture(event.pointerId);
+      sheet.strokes = [...(sheet.example === null ? sheet.strokes : []), [place(event)]]; // a stroke replaces an example
+      Object.assign(sheet, { example: null, drawing: true });
+      sheet.renew();
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!sheet.drawing) return;
+      sheet.strokes[sheet.strokes.length - 1].push(place(event));
+      sheet.renew();
+    });
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (sheet.drawing = false));
+    return sheet;
+  }
+
+  // -------------------------------------------------------------------------------------------------- the figure
+
+  const SLIDERS = { // positions are logarithms
+    theta: { name: "θ", says: "threshold θ on shares", base: 10, low: -5, high: 0, step: 0.02 },
+    epsilon: { name: "ε", says: "stabiliser ε", base: 10, low: -9, high: 1, step: 0.1 },
+    gamma: { name: "γ", says: "weight γ of what is positive", base: 10, low: -2, high: 2, step: 0.05 },
+    p: { name: "p", says: "p, from sum to maximum", base: 2, low: 0, high: 5, step: 0.1 },
+  };
+
+  // What the colours of a map say, for class c.
+  const LEGENDS = {
+    real: (c) => `Red pixels speak for ${c}, blue ones against it.`,
+    boolean: (c) => `Red: some relevant path leads from ${c} to this pixel.`,
+    counting: (c) => `The darker, the more relevant paths lead from ${c} to the pixel.`,
+    viterbi: (c) => `The darker, the stronger the best path from ${c} to the pixel.`,
+    fuzzy: (c) => `The darker, the stronger the weakest share on the best path from ${c}.`,
+    dial: (c) => `The darker, the larger the p-norm of all paths from ${c} to the pixel.`,
+  };
+
+  // Where the network's columns stand in a width: the size of the map, and the middle of neuron i of column l.
+  function geometry(width) {
+    const gap = Math.min(Math.max(0.055 * width, 10), 34);
+    const size = Math.floor(Math.min((width - 88 - 3 * gap) / (1 + 16 / 25), 216));
+    const cell = size / 25;
+    const lefts = [0, size + gap, size + 2 * gap + 12 * cell, size + 3 * gap + 16 * cell];
+    const [top, wide] = [20, [28, 12, 4, 1]];
+    const pitch = [size / 28, cell, cell, size / 10];
+    const place = (l, i) => [
+      lefts[l] + (l === 3 ? 8 : ((i % wide[l]) + 0.5) * pitch[l]), top + (Math.floor(i / wide[l]) + 0.5) * pitch[l],
+    ];
+    return { size, top, cell, lefts, place, height: size + top + 2 };
+  }
+
+  // The network as columns of neurons, in the colours of their relevance, with the best path of a pixel.
+  function drawNetwork(canvas, width, run, maps, kind, path, pixel) {
+    const at = geometry(width);
+    const pen = cleared(canvas, width, at.height);
+    Object.assign(pen, { font: "12px sans-serif", fillStyle: GREY, textBaseline: "middle" });
+    ["28 × 28 pixels", "300", "100", "10 classes"].forEach((name, l) => pen.fillText(name, at.lefts[l], 9));
+    drawMap(pen, at.lefts[0], at.top, at.size, maps[0], kind);
+    for (const l of [1, 2, 3]) {
+      const colour = colouring(maps[l], kind);
+      maps[l].forEach((v, i) => {
+        pen.beginPath();
+        pen.arc(...at.place(l, i), l === 3 ? 5 : 0.4 * at.cell, 0, 7);
+        Object.assign(pen, { fillStyle: colour(v), strokeStyle: "#a8a8a8", lineWidth: 0.6 });
+        pen.fill();
+        pen.stroke();
+      });
+    }
+    for (let c = 0; c < 10; c++) {
+      const [x, y] = at.place(3, c);
+      pen.font = `${run && c === run.answer ? "bold " : ""}13px sans-serif`;
+      pen.fillStyle = INK;
+      pen.fillText(c, x + 12, y + 0.5);
+      pen.fillStyle = "#d9d9d9";
+      if (run) pen.fillRect(x + 24, y - 4, 1 + 47 * run.chances[c], 8);
+    }
+    if (path) {
+      const places = path.neurons.map((i, l) => at.place(l, i));
+      outlined(pen, () => places.forEach((p) => pen.lineTo(...p)));
+      places.slice(1).forEach(([x, y], l) => outlined(pen, () => pen.arc(x, y, l === 2 ? 6 : 0.55 * at.cell, 0, 7)));
+    }
+    if (pixel !== null) {
+      const [x, y] = at.place(0, pixel);
+      const half = at.size / 56 + 1;
+      outlined(pen, () => pen.rect(x - half, y - half, 2 * half, 2 * half));
+    }
+    return at;
+  }
+
+  // "pixel (7, 12) → neuron 41 → neuron 88 → class 0: 0.31 × 0.22 × 0.07 = 0.0048", and before it the pixel's relevance.
+  function pathText(pixel, relevance, semiring, path) {
+    const name = `Pixel (${Math.floor(pixel / 28)}, ${pixel % 28})`;
+    const value = {
+      boolean: relevance ? "is relevant" : "is not relevant",
+      counting: `has ${counted(relevance, "relevant path")}`,
+    }[semiring] ?? `has relevance ${written(relevance)}`;
+    if (!path) return `${name} ${value}. It is blank, and no path leads to it.`;
+    const [p, h, g, c] = path.neurons;
+    const way = `pixel (${Math.floor(p / 28)}, ${p % 28}) → neuron ${h} → neuron ${g} → class ${c}`;
+    return `${name} ${value}. Its best path: ${way}: ${path.shares.map(written).join(" × ")} = ${written(path.product)}.`;
+  }
+
+  const parsed = new Map(); // networks by their weights: several figures share one
+
+  function klrpLive(element, weights, settings = {}) {
+    if (!parsed.has(weights)) parsed.set(weights, network(weights));
+    const net = parsed.get(weights);
+    const state = { values: { ...USUAL }, target: settings.class ? Number(settings.class) : null };
+    state.semiring = settings.semiring in SEMIRINGS ? settings.semiring : "real";
+    state.rule = settings.rule ?? "epsilon";
+    for (const name of Object.keys(USUAL)) if (settings[name]) state.values[name] = Number(settings[name]);
+    Object.assign(state, { pixel: null, pointed: null, comparing: false });
+
+    // The elements, from top to bottom.
+    let waiting = false;
+    const later = () => {
+      if (!waiting) requestAnimationFrame(update);
+      waiting = true;
+    };
+    const sheets = ["Draw a digit here", "Draw a second digit"].map((title) => sheetOf(net, title, later));
+    const answer = make("p", { class: "head", role: "status" });
+    const canvas = make("canvas", { role: "img" });
+    const pixels = make("div", {
+      class: "pixels", tabindex: "0", role: "application", "aria-label": "pixels of the map: arrow keys go from one to the next",
+    });
+    const legend = make("p");
+    const select = (name, changed) => make("select", { onchange: (event) => changed(event.target.value) });
+    const set = (name) => (value) => {
+      state[name] = value;
+      later();
+    };
+    const picks = {
+      class: select("class", (value) => set("target")(value === "" ? null : Number(value))),
+      semiring: select("semiring", set("semiring")),
+      rule: select("rule", set("rule")),
+    };
+    const slider = make("input", { type: "range", autocomplete: "off", oninput: () => moved() });
+    const [sliderName, value, count] = [make("span"), make("output", { class: "value" }), make("output", { class: "count" })];
+    const sliding = make("label", {}, sliderName, slider, value);
+    const compare = make("button", { type: "button", "aria-expanded": "false", onclick: () => toggle() },
+      "Compare with a second digit");
+    const labelled = (name) => make("label", {}, name, picks[name]);
+    const controls = make("div", { class: "row controls" }, ...Object.keys(picks).map(labelled), sliding, count);
+    const path = make("p", { class: "path", "aria-live": "polite" });
+    const secondCanvas = make("canvas", { role: "img" });
+    const shared = make("p", { role: "status" });
+    const second = make("div", { class: "row second", hidden: "" }, sheets[1].root,
+      make("div", { class: "net" }, make("p", { class: "head" }, "What the two have in common"), secondCanvas, shared));
+    const stage = make("div", { class: "net" }, answer, canvas, pixels, legend);
+    element.replaceChildren(make("div", { class: "row" }, sheets[0].root, stage),
+      path, controls, make("div", { class: "row controls" }, compare), second);
+    element.classList.add("klrp-live");
+    const parts = { class: picks.class.parentNode, semiring: picks.semiring.parentNode, rule: picks.rule.parentNode, compare };
+    for (const [name, part] of Object.entries(parts)) {
+      part.hidden = Boolean(settings.parts) && !settings.parts.split(/\s+/).includes(name);
+    }
+    for (const [id, { name }] of Object.entries(SEMIRINGS)) picks.semiring.append(make("option", { value: id }, name));
+
+    // What is asked now: the semiring, the rule, and all values.
+    const asked = () => completed({ ...state.values, semiring: state.semiring, rule: state.rule });
+    const sliderOf = (ask) => {
+      const semiring = SEMIRINGS[ask.semiring];
+      return semiring.theta ? "theta" : semiring.slider ?? RULES[ask.rule].slider;
+    };
+
+    // The slider was moved: its lowest place for θ is the semiring's default.
+    function moved() {
+      const name = sliderOf(asked());
+      const { base, low } = SLIDERS[name];
+      const lowest = name === "theta" && Number(slider.value) <= low;
+      state.values[name] = lowest ? null : Number((base ** Number(slider.value)).toPrecision(2));
+      later();
+    }
+
+    // The second sheet opens or closes; shared paths are counted, so that at first θ is one that asks for something.
+    function toggle() {
+      state.comparing = !state.comparing;
+      compare.setAttribute("aria-expanded", state.comparing);
+      second.hidden = !state.comparing;
+      if (state.comparing) {
+        if (SEMIRINGS[state.semiring].theta !== "cut") state.semiring = "counting";
+        state.values.theta ??= 0.01;
+        if (!sheets[1].run) sheets[1].take(((sheets[0].run?.answer ?? 3) + 5) % 10);
+      }
+      later();
+    }
+
+    // Controls show what is asked, and those that do not apply are off.
+    function showControls(ask, run) {
+      picks.semiring.value = ask.semiring;
+      const rules = SEMIRINGS[ask.semiring].rules.map((id) => {
+        const { name, slider: held } = RULES[id];
+        const text = id === "share" && ask.semiring === "dial" ? "share by the p-norm" : name;
+        return make("option", { value: id }, held ? `${text}, ${SLIDERS[held].name} = ${written(ask[held])}` : text);
+      });
+      picks.rule.replaceChildren(...rules);
+      picks.rule.value = ask.rule;
+      picks.rule.disabled = rules.length < 2;
+      const classes = ["", ...SIZES.slice(3).flatMap((n) => [...Array(n).keys()])];
+      const answered = run ? `the answer, ${run.answer}` : "the answer";
+      picks.class.replaceChildren(...classes.map((c) => make("option", { value: c }, c === "" ? answered : c)));
+      picks.class.value = state.target ?? "";
+      const name = sliderOf(ask);
+      sliding.hidden = !name;
+      if (!name) return;
+      const { base, low, high, step, says } = SLIDERS[name];
+      Object.assign(slider, { min: low, max: high, step });
+      slider.value = Math.max(low, ask[name] > 0 ? Math.log(ask[name]) / Math.log(base) : low);
+      sliderName.textContent = SLIDERS[name].name;
+      slider.setAttribute("aria-label", says);
+      value.textContent = `= ${written(ask[name])}`;
+      slider.setAttribute("aria-valuetext", written(ask[name]));
+    }
+
+    // Say something once: what is the same is not announced again.
+    const say = (where, text) => where.textContent !== text && (where.textContent = text);
+
+    function sayAnswer(run, target) {
+      const text = run ? `The network says ${run.answer} with ${percent(run.chances[run.answer])}.` : "It waits for a digit.";
+      const instead = run && target !== run.answer ? ` Why ${target}?` : "";
+      if (answer.textContent === text + instead) return;
+      const parts = run ? ["The network says ", make("b", {}, run.answer), ` with ${percent(run.chances[run.answer])}.`] : [text];
+      answer.replaceChildren(make("span", {}, ...parts, instead));
+    }
+
+    // How much there is in all, beside the slider.
+    function total(ask, map, paths) {
+      const relevant = map.reduce((n, v) => n + (v !== 0), 0);
+      if (ask.semiring === "real") return `The relevances add up to ${written(map.reduce(add))}.`;
+      if (SEMIRINGS[ask.semiring].theta !== "cut") return `${counted(relevant, "pixel")} with a path`;
+      return `${counted(relevant, "relevant pixel")}, ${counted(paths, "relevant path")}`;
+    }
+
+    // All of it anew, from the strokes to the pixels of the screen.
+    function update() {
+      waiting = false;
+      const ask = asked();
+      const kind = SEMIRINGS[ask.semiring].colours;
+      const { run } = sheets[0];
+      const target = state.target ?? run?.answer ?? 0;
+      const blank = { maps: SIZES.map((n) => new Float64Array(n)) };
+      const main = run ? walk(net, [run], [target], ask) : blank;
+      const best = run ? walk(net, [run], [target], { semiring: "viterbi" }) : blank;
+      const counts = run && SEMIRINGS[ask.semiring].theta === "cut" ? walk(net, [run], [target], { ...ask, semiring: "counting" }) : blank;
+      const strongest = run ? best.maps[0].indexOf(Math.max(...best.maps[0])) : null;
+      const pixel = state.pointed ?? state.pixel ?? strongest;
+      state.shown = pixel ?? 0;
+      const way = run && bestPath(net, run, best, pixel);
+      showControls(ask, run);
+      sayAnswer(run, target);
+      const at = drawNetwork(canvas, stage.clientWidth, run, main.maps, kind, way, pixel);
+      Object.assign(pixels.style, {
+        left: "0", top: `${canvas.offsetTop + at.top}px`, width: `${at.size}px`, height: `${at.size}px`,
+      });
+      sheets[0].show(pixel);
+      const paths = counts.maps[0].reduce(add);
+      say(count, run ? total(ask, main.maps[0], paths) : "");
+      say(legend, LEGENDS[ask.semiring](target));
+      say(path, run ? pathText(pixel, main.maps[0][pixel], ask.semiring, way) : "Draw, or take one of the ten examples.");
+      canvas.setAttribute("aria-label", `The network as columns of neurons, coloured by their relevance for class ${target}. ${count.textContent}`);
+      if (state.comparing) showSecond({ ...ask, semiring: "counting" }, target, main.maps[0], paths);
+    }
+
+    // Two digits: the second one's map, the paths that both have, and how many they are.
+    function showSecond(question, target) {
+      const ask = completed(question);
+      const runs = sheets.map((sheet) => sheet.run);
+      sheets[1].show(null);
+      if (!runs[0] || !runs[1]) return say(shared, "Draw both.");
+      const targets = [target, runs[1].answer];
+      const alone = runs.map((run, i) => walk(net, [run], [targets[i]], ask).maps[0]);
+      const both = walk(net, runs, targets, ask).maps[0];
+      const width = secondCanvas.parentNode.clientWidth;
+      const size = Math.floor(Math.min((width - 16) / 2, 216));
+      const pen = cleared(secondCanvas, 2 * size + 16, size + 22);
+      Object.assign(pen, { font: "12px sans-serif", fillStyle: GREY, textBaseline: "middle" });
+      [`paths of the ${targets[1]}`, "paths of both"].forEach((name, i) => pen.fillText(name, i * (size + 16), 9));
+      [alone[1], both].forEach((map, i) => drawMap(pen, i * (size + 16), 20, size, map, "log"));
+      const [a, b, ab] = [...alone, both].map((map) => map.reduce(add));
+      const text = `θ = ${written(ask.theta)}: the ${targets[0]} has ${counted(a, "relevant path")}, the ${targets[1]} has ` +
+        `${written(b)}. ${counted(ab, "path")} ${ab === 1 ? "is" : "are"} relevant for both, each digit for its own class.`;
+      say(shared, text);
+      secondCanvas.setAttribute("aria-label", `Two maps: relevant paths of the second digit, and those of both. ${text}`);
+    }
+
+    // Pointing at a pixel shows its best path; a click or an arrow key stays there.
+    const pixelAt = (event) => {
+      const box = pixels.getBoundingClientRect();
+      const index = (v, size) => Math.min(27, Math.max(0, Math.floor((28 * v) / size)));
+      return 28 * index(event.clientY - box.top, box.height) + index(event.clientX - box.left, box.width);
+    };
+    pixels.addEventListener("pointermove", (event) => set("pointed")(pixelAt(event)));
+    pixels.addEventListener("pointerleave", () => set("pointed")(null));
+    pixels.addEventListener("click", (event) => set("pixel")(pixelAt(event)));
+    pixels.addEventListener("keydown", (event) => {
+      const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+      if (!dx && !dy) return;
+      event.preventDefault();
+      const from = state.shown;
+      const [x, y] = [(from % 28) + dx, Math.floor(from / 28) + dy];
+      set("pixel")(28 * Math.min(27, Math.max(0, y)) + Math.min(27, Math.max(0, x)));
+    });
+    element.addEventListener("keydown", (event) => event.stopPropagation()); // arrow keys are not the page's here
+
+    new ResizeObserver(later).observe(stage);
+    sheets[0].take(settings.example === "" ? null : Number(settings.example ?? 3));
+    update();
+    return { state, update, sheets };
+  }
+
+  return Object.assign(klrpLive, { network, forward, walk, bestPath, pictureOf, EXAMPLES });
+})();
+
+// In the book every figure of the page is built when the page has been read; in Jupyter anywidget asks for each.
+if (typeof klrpWeights !== "undefined") {
+  for (const element of document.querySelectorAll("div.klrp-live")) klrpLive(element, klrpWeights, element.dataset);
+}

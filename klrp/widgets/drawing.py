@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import ipywidgets
 
 SCRIPT = Path(__file__).with_name("draw.js")  # defines klrpLive(element, weights, settings)
+STYLE = SCRIPT.with_suffix(".css")
 WALKS = ("real", "boolean", "counting", "viterbi", "fuzzy", "dial")
 # anywidget asks for a module; in the book the same text is a plain script.
 _RENDER = "export default { render({ model, el }) { klrpLive(el, model.get('weights'), model.get('settings')); } };\n"
@@ -51,6 +52,7 @@ def draw(semiring: str = "real", *, theta: float | None = None, example: int | N
     import traitlets
 
     class Drawing(anywidget.AnyWidget):
+        _css = STYLE.read_text("utf-8")
         _esm = f"{SCRIPT.read_text('utf-8')}\n{_RENDER}"
         weights = traitlets.Unicode().tag(sync=True)
         settings = traitlets.Dict().tag(sync=True)

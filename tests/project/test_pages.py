@@ -108,7 +108,7 @@ def test_sliders_move_by_keys(page):
 def test_the_live_figure_answers_to_keys(page):
     for figure in page.locator("main div.klrp-live").all():
         sliders = figure.locator("input[type=range]:visible:enabled")
-        sliders.first.wait_for()
+        sliders.first.wait_for(timeout=15_000)
         before = figure.inner_text()
         press(sliders.first)
         page.wait_for_function("([figure, text]) => figure.innerText !== text", arg=[figure.element_handle(), before])
