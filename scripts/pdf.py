@@ -1,7 +1,7 @@
 """The whole book in one PDF: `make pdf` prints the built pages by a headless Chromium and joins them.
 
 The pages are those of _build/html, in the order of _toc.yml. Solutions are printed open, as paper does not unfold;
---without-solutions leaves them out. Bookmarks follow the parts, the pages and their sections, and a link from one page
+--without-solutions leaves them out, and the lectures with the answers of their exams. Bookmarks follow the parts, the pages and their sections, and a link from one page
 of the book to another leads to the place in the file.
 """
 
@@ -240,7 +240,9 @@ def named(address: str, where) -> tuple[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--without-solutions", action="store_true", help="leave the solutions of exercises out")
+    parser.add_argument(
+        "--without-solutions", action="store_true", help="leave out the solutions of exercises, and the lectures"
+    )
     parser.add_argument("--pages", nargs="*", help="these pages only, such as book/01_first_relevance")
     parser.add_argument("--output", type=Path, default=PDF)
     args = parser.parse_args()
@@ -249,6 +251,8 @@ def main() -> None:
         sys.exit(f"There is no built book in {HTML}. Build it first: make book")
     parts = [(caption, [n for n in names if not args.pages or n in args.pages]) for caption, names in contents()]
     hidden = ".solution { display: none !important; }" if args.without_solutions else ""
+    if hidden:
+        parts = [(c, kept) for c, names in parts if (kept := [n for n in names if not n.startswith("book/lectures/")])]
     with tempfile.TemporaryDirectory(dir=HTML.parent) as folder:
         copy = copied(HTML, Path(folder), hidden)
         names = [name for _, group in parts for name in group]

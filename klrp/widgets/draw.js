@@ -11,7 +11,6 @@ var klrpLive = (() => {
   const TINY = 2 ** -1022; // a denominator below it counts as 0
 
   // ------------------------------------------------------------------------------------------------- the network
-
   // The numbers of float16s in base64, little-endian.
   function halves(base64) {
     const text = atob(base64);
@@ -62,7 +61,6 @@ var klrpLive = (() => {
   }
 
   // ---------------------------------------------------------------------------------------------------- the walk
-
   const add = (x, y) => x + y;
   const largest = (x, y) => (x > y ? x : y);
   const product = (x, y) => x * y;
@@ -147,13 +145,11 @@ var klrpLive = (() => {
       const active = runs[0].active[l].filter((j) => runs.every((run) => run.a[l][j] !== 0));
       for (let k = 0; k < layer.outputs; k++) {
         if (above[k] === 0) continue;
-        for (const [i, run] of runs.entries()) {
+        const [{ a, row, z }, other] = runs.map((run, i) => {
           const up = l === 2 ? targets[i] : k;
           const z = denominator(layer, run.a[l], run.active[l], run.z[l][up], up, rule, omega, join, ask.epsilon);
-          runs[i].passed = { a: run.a[l], row: up * layer.inputs, z };
-        }
-        const { a, row, z } = runs[0].passed;
-        const other = runs.length > 1 ? runs[1].passed : null;
+          return { a: run.a[l], row: up * layer.inputs, z };
+        });
         known[k] = z;
         for (const j of active) {
           let element = theta((a[j] * omega(layer.w[row + j])) / z);
@@ -186,7 +182,6 @@ var klrpLive = (() => {
   }
 
   // ------------------------------------------------------------------------------------------- strokes and pixels
-
   const PEN = 1.3; // the pen's radius in pixels of 28; half a pixel more is its soft edge
 
   // Points [x, y] along a smooth curve through some, in hundredths of the sheet (a Catmull-Rom spline).
@@ -265,7 +260,6 @@ var klrpLive = (() => {
   }
 
   // ---------------------------------------------------------------------------------------------------- colours
-
   const REDS = ["#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"];
   const BLUES = ["#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac", "#053061"];
   const [INK, GREY] = ["#1a1a1a", "#595959"];
@@ -295,7 +289,6 @@ var klrpLive = (() => {
   }
 
   // ------------------------------------------------------------------------------------------------- small helps
-
   // An element with attributes and children; on... are listeners.
   function make(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -308,12 +301,15 @@ var klrpLive = (() => {
   }
 
   // Two digits of a number, and whole numbers with their thousands apart.
-  function written(v) {
-    if (Number.isInteger(v) && Math.abs(v) < 1e15) return v.toLocaleString("en");
-    return String(Number(v.toPrecision(2)));
-  }
+  const written = (v) => (Number.isInteger(v) && v < 1e15 ? v.toLocaleString("en") : String(Number(v.toPrecision(2))));
   const percent = (v) => `${v > 0.995 ? "over 99" : Math.round(100 * v)} %`;
   const counted = (n, thing) => `${written(n)} ${thing}${n === 1 ? "" : "s"}`;
+
+  // Where an event lies in an element: from 0 to 1 in either direction.
+  function within(element, event) {
+    const box = element.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  }
 
   // A canvas made sharp for the screen, cleared to white; gives its context in units of CSS pixels.
   function cleared(canvas, width, height) {
@@ -328,7 +324,13 @@ var klrpLive = (() => {
     return pen;
   }
 
-  // A map of 28 x 28 in a thin grey frame.
+  // A thin grey frame of a square.
+  function framed(pen, left, top, size) {
+    Object.assign(pen, { strokeStyle: "#b0b0b0", lineWidth: 1 });
+    pen.strokeRect(left + 0.5, top + 0.5, size - 1, size - 1);
+  }
+
+  // A map of 28 x 28 in its frame.
   function drawMap(pen, left, top, size, values, kind) {
     const colour = colouring(values, kind);
     const cell = size / 28;
@@ -337,9 +339,7 @@ var klrpLive = (() => {
       pen.fillStyle = colour(v);
       pen.fillRect(left + (i % 28) * cell, top + Math.floor(i / 28) * cell, cell + 0.3, cell + 0.3);
     });
-    pen.strokeStyle = "#b0b0b0";
-    pen.lineWidth = 1;
-    pen.strokeRect(left + 0.5, top + 0.5, size - 1, size - 1);
+    framed(pen, left, top, size);
   }
 
   // A line, or a shape that `trace` makes, in dark ink on a white halo.
@@ -353,19 +353,17 @@ var klrpLive = (() => {
   }
 
   // -------------------------------------------------------------------------------------------- a sheet to draw on
-
   const SHEET = 200; // CSS pixels
 
   // A sheet with ten examples: its element, its strokes as `picture` and `run`, and show(mark) that draws it.
   function sheetOf(net, title, changed) {
-    const canvas = make("canvas", { class: "pad", role: "img", "aria-label": title });
+    const canvas = make("canvas", { class: "klrp-pad", role: "img", "aria-label": title });
     const buttons = EXAMPLES.map((_, digit) =>
       make("button", { type: "button", "aria-label": `example ${digit}`, onclick: () => sheet.take(digit) }, digit));
-    const clear = make("button", { type: "button", class: "wide", onclick: () => sheet.take(null) }, "Clear");
-    const root = make("div", { class: "sheet" }, make("p", { class: "head" }, title), canvas,
-      make("div", { class: "buttons", role: "group", "aria-label": "or take an example" }, ...buttons, clear));
+    const clear = make("button", { type: "button", class: "klrp-wide", onclick: () => sheet.take(null) }, "Clear");
+    const root = make("div", { class: "klrp-sheet" }, make("p", { class: "klrp-head" }, title), canvas,
+      make("div", { class: "klrp-buttons", role: "group", "aria-label": "or take an example" }, ...buttons, clear));
     const sheet = { root, strokes: [], picture: null, run: null, example: null };
-
     sheet.renew = () => {
       sheet.picture = pictureOf(sheet.strokes);
       sheet.run = sheet.picture && forward(net, sheet.picture.x);
@@ -378,8 +376,7 @@ var klrpLive = (() => {
     };
     sheet.show = (pixel) => {
       const pen = cleared(canvas, SHEET, SHEET);
-      pen.strokeStyle = "#b0b0b0";
-      pen.strokeRect(0.5, 0.5, SHEET - 1, SHEET - 1);
+      framed(pen, 0, 0, SHEET);
       Object.assign(pen, { strokeStyle: INK, lineWidth: (2 * PEN * SHEET) / 24, lineCap: "round", lineJoin: "round" });
       for (const stroke of sheet.strokes) {
         pen.beginPath();
@@ -395,21 +392,17 @@ var klrpLive = (() => {
       canvas.setAttribute("aria-label", `${title}. ${says}`);
     };
 
-    const place = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-    };
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button) return;
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
-      sheet.strokes = [...(sheet.example === null ? sheet.strokes : []), [place(event)]]; // a stroke replaces an example
+      sheet.strokes = [...(sheet.example === null ? sheet.strokes : []), [within(canvas, event)]]; // a stroke replaces an example
       Object.assign(sheet, { example: null, drawing: true });
       sheet.renew();
     });
     canvas.addEventListener("pointermove", (event) => {
       if (!sheet.drawing) return;
-      sheet.strokes[sheet.strokes.length - 1].push(place(event));
+      sheet.strokes[sheet.strokes.length - 1].push(within(canvas, event));
       sheet.renew();
     });
     for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (sheet.drawing = false));
@@ -417,7 +410,6 @@ var klrpLive = (() => {
   }
 
   // -------------------------------------------------------------------------------------------------- the figure
-
   const SLIDERS = { // positions are logarithms
     theta: { name: "θ", says: "threshold θ on shares", base: 10, low: -5, high: 0, step: 0.02 },
     epsilon: { name: "ε", says: "stabiliser ε", base: 10, low: -9, high: 1, step: 0.1 },
@@ -449,6 +441,12 @@ var klrpLive = (() => {
     return { size, top, cell, lefts, place, height: size + top + 2 };
   }
 
+  // The index of the largest relevance; among equal ones of that with the best path.
+  function strongest(map, best) {
+    const better = (i, j) => map[i] > map[j] || (map[i] === map[j] && best[i] > best[j]);
+    return map.reduce((found, _, i) => (better(i, found) ? i : found), 0);
+  }
+
   // The network as columns of neurons, in the colours of their relevance, with the best path of a pixel.
   function drawNetwork(canvas, width, run, maps, kind, path, pixel) {
     const at = geometry(width);
@@ -477,11 +475,15 @@ var klrpLive = (() => {
     if (path) {
       const places = path.neurons.map((i, l) => at.place(l, i));
       outlined(pen, () => places.forEach((p) => pen.lineTo(...p)));
-      places.slice(1).forEach(([x, y], l) => outlined(pen, () => pen.arc(x, y, l === 2 ? 6 : 0.55 * at.cell, 0, 7)));
+      for (const l of [1, 2, 3]) {
+        outlined(pen, () => pen.arc(...places[l], l === 3 ? 6 : 0.55 * at.cell, 0, 7));
+        pen.fillStyle = colouring(maps[l], kind)(maps[l][path.neurons[l]]);
+        pen.fill();
+      }
     }
     if (pixel !== null) {
       const [x, y] = at.place(0, pixel);
-      const half = at.size / 56 + 1;
+      const half = at.size / 56 + 2.5;
       outlined(pen, () => pen.rect(x - half, y - half, 2 * half, 2 * half));
     }
     return at;
@@ -489,15 +491,14 @@ var klrpLive = (() => {
 
   // "pixel (7, 12) → neuron 41 → neuron 88 → class 0: 0.31 × 0.22 × 0.07 = 0.0048", and before it the pixel's relevance.
   function pathText(pixel, relevance, semiring, path) {
-    const name = `Pixel (${Math.floor(pixel / 28)}, ${pixel % 28})`;
-    const value = {
-      boolean: relevance ? "is relevant" : "is not relevant",
-      counting: `has ${counted(relevance, "relevant path")}`,
-    }[semiring] ?? `has relevance ${written(relevance)}`;
-    if (!path) return `${name} ${value}. It is blank, and no path leads to it.`;
-    const [p, h, g, c] = path.neurons;
-    const way = `pixel (${Math.floor(p / 28)}, ${p % 28}) → neuron ${h} → neuron ${g} → class ${c}`;
-    return `${name} ${value}. Its best path: ${way}: ${path.shares.map(written).join(" × ")} = ${written(path.product)}.`;
+    const name = `ixel (${Math.floor(pixel / 28)}, ${pixel % 28})`;
+    let value = `has relevance ${written(relevance)}`;
+    if (semiring === "boolean") value = relevance ? "is relevant" : "is not relevant";
+    if (semiring === "counting") value = `has ${counted(relevance, "relevant path")}`;
+    if (!path) return `P${name} ${value}. It is blank, and no path leads to it.`;
+    const [, h, g, c] = path.neurons;
+    const shares = path.shares.map(written).join(" × ");
+    return `P${name} ${value}. Its best path (Viterbi): p${name} → neuron ${h} → neuron ${g} → class ${c}: ${shares} = ${written(path.product)}`;
   }
 
   const parsed = new Map(); // networks by their weights: several figures share one
@@ -505,63 +506,58 @@ var klrpLive = (() => {
   function klrpLive(element, weights, settings = {}) {
     if (!parsed.has(weights)) parsed.set(weights, network(weights));
     const net = parsed.get(weights);
-    const state = { values: { ...USUAL }, target: settings.class ? Number(settings.class) : null };
+    const state = { values: { ...USUAL }, rule: settings.rule, target: settings.class ? Number(settings.class) : null };
     state.semiring = settings.semiring in SEMIRINGS ? settings.semiring : "real";
-    state.rule = settings.rule ?? "epsilon";
     for (const name of Object.keys(USUAL)) if (settings[name]) state.values[name] = Number(settings[name]);
-    Object.assign(state, { pixel: null, pointed: null, comparing: false });
+    Object.assign(state, { pixel: null, pointed: null, comparing: false }); // pixel: chosen; pointed: under the mouse
+
+    // What changed is shown before the screen is drawn the next time; numbers are computed anew where `fresh`.
+    let [waiting, stale, result] = [false, true, null];
+    const later = (fresh = true) => {
+      if (!waiting) requestAnimationFrame(update);
+      [waiting, stale] = [true, stale || fresh];
+    };
+    const set = (name, fresh = true) => (value) => {
+      state[name] = value;
+      later(fresh);
+    };
 
     // The elements, from top to bottom.
-    let waiting = false;
-    const later = () => {
-      if (!waiting) requestAnimationFrame(update);
-      waiting = true;
-    };
     const sheets = ["Draw a digit here", "Draw a second digit"].map((title) => sheetOf(net, title, later));
-    const answer = make("p", { class: "head", role: "status" });
+    const answer = make("p", { class: "klrp-head", role: "status" });
     const canvas = make("canvas", { role: "img" });
-    const pixels = make("div", {
-      class: "pixels", tabindex: "0", role: "application", "aria-label": "pixels of the map: arrow keys go from one to the next",
-    });
-    const legend = make("p");
-    const select = (name, changed) => make("select", { onchange: (event) => changed(event.target.value) });
-    const set = (name) => (value) => {
-      state[name] = value;
-      later();
-    };
+    const pixels = make("div", { class: "klrp-pixels", tabindex: "0", role: "application",
+      "aria-label": "pixels of the map: arrow keys go from one to the next" });
+    const legend = make("p", { class: "klrp-legend" });
+    const path = make("p", { class: "klrp-path", "aria-live": "off" });
+    const stage = make("div", { class: "klrp-net" }, answer, canvas, pixels, legend, path);
+    const select = (changed) => make("select", { onchange: (event) => changed(event.target.value) });
     const picks = {
-      class: select("class", (value) => set("target")(value === "" ? null : Number(value))),
-      semiring: select("semiring", set("semiring")),
-      rule: select("rule", set("rule")),
+      class: select((value) => set("target")(value === "" ? null : Number(value))),
+      semiring: select(set("semiring")),
+      rule: select(set("rule")),
     };
-    const slider = make("input", { type: "range", autocomplete: "off", oninput: () => moved() });
-    const [sliderName, value, count] = [make("span"), make("output", { class: "value" }), make("output", { class: "count" })];
+    const parts = Object.keys(picks).map((name) => make("label", { "data-part": name }, name, picks[name]));
+    const slider = make("input", { type: "range", autocomplete: "off", oninput: moved });
+    const [sliderName, value] = [make("span"), make("span", { class: "klrp-value" })];
     const sliding = make("label", {}, sliderName, slider, value);
-    const compare = make("button", { type: "button", "aria-expanded": "false", onclick: () => toggle() },
-      "Compare with a second digit");
-    const labelled = (name) => make("label", {}, name, picks[name]);
-    const controls = make("div", { class: "row controls" }, ...Object.keys(picks).map(labelled), sliding, count);
-    const path = make("p", { class: "path", "aria-live": "polite" });
+    const count = make("output", { class: "klrp-count" });
+    const compare = make("button", { type: "button", "aria-expanded": "false", onclick: toggle }, "Compare with a second digit");
+    parts.push(make("div", { class: "klrp-row klrp-controls", "data-part": "compare" }, compare));
     const secondCanvas = make("canvas", { role: "img" });
-    const shared = make("p", { role: "status" });
-    const second = make("div", { class: "row second", hidden: "" }, sheets[1].root,
-      make("div", { class: "net" }, make("p", { class: "head" }, "What the two have in common"), secondCanvas, shared));
-    const stage = make("div", { class: "net" }, answer, canvas, pixels, legend);
-    element.replaceChildren(make("div", { class: "row" }, sheets[0].root, stage),
-      path, controls, make("div", { class: "row controls" }, compare), second);
+    const shared = make("p", { class: "klrp-legend", role: "status" });
+    const second = make("div", { class: "klrp-row klrp-second", hidden: "" }, sheets[1].root,
+      make("div", { class: "klrp-net" }, make("p", { class: "klrp-head" }, "What the two have in common"), secondCanvas, shared));
+    const controls = make("div", { class: "klrp-row klrp-controls" }, ...parts.slice(0, 3), sliding, count);
+    element.replaceChildren(make("div", { class: "klrp-row" }, sheets[0].root, stage), controls, parts[3], second);
     element.classList.add("klrp-live");
-    const parts = { class: picks.class.parentNode, semiring: picks.semiring.parentNode, rule: picks.rule.parentNode, compare };
-    for (const [name, part] of Object.entries(parts)) {
-      part.hidden = Boolean(settings.parts) && !settings.parts.split(/\s+/).includes(name);
-    }
+    for (const part of parts) part.hidden = settings.parts && !settings.parts.split(/\s+/).includes(part.dataset.part);
+    for (const c of ["", ...Array(10).keys()]) picks.class.append(make("option", { value: c }, c));
     for (const [id, { name }] of Object.entries(SEMIRINGS)) picks.semiring.append(make("option", { value: id }, name));
 
-    // What is asked now: the semiring, the rule, and all values.
     const asked = () => completed({ ...state.values, semiring: state.semiring, rule: state.rule });
-    const sliderOf = (ask) => {
-      const semiring = SEMIRINGS[ask.semiring];
-      return semiring.theta ? "theta" : semiring.slider ?? RULES[ask.rule].slider;
-    };
+    const cuts = (ask) => SEMIRINGS[ask.semiring].theta === "cut";
+    const sliderOf = (ask) => (SEMIRINGS[ask.semiring].theta ? "theta" : SEMIRINGS[ask.semiring].slider ?? RULES[ask.rule].slider);
 
     // The slider was moved: its lowest place for θ is the semiring's default.
     function moved() {
@@ -578,15 +574,26 @@ var klrpLive = (() => {
       compare.setAttribute("aria-expanded", state.comparing);
       second.hidden = !state.comparing;
       if (state.comparing) {
-        if (SEMIRINGS[state.semiring].theta !== "cut") state.semiring = "counting";
+        if (!cuts(asked())) state.semiring = "counting";
         state.values.theta ??= 0.01;
         if (!sheets[1].run) sheets[1].take(((sheets[0].run?.answer ?? 3) + 5) % 10);
       }
       later();
     }
 
+    // All numbers for what is drawn and asked.
+    function computed() {
+      const ask = asked();
+      const { run } = sheets[0];
+      const target = state.target ?? run?.answer ?? 0;
+      if (!run) return { ask, target, maps: SIZES.map((n) => new Float64Array(n)), paths: 0 };
+      const asks = [ask, { semiring: "viterbi" }, { ...ask, semiring: "counting" }].slice(0, cuts(ask) ? 3 : 2);
+      const [main, best, counts] = asks.map((each) => walk(net, [run], [target], each));
+      return { ask, run, target, maps: main.maps, best, paths: counts?.maps[0].reduce(add) };
+    }
+
     // Controls show what is asked, and those that do not apply are off.
-    function showControls(ask, run) {
+    function showControls({ ask, run }) {
       picks.semiring.value = ask.semiring;
       const rules = SEMIRINGS[ask.semiring].rules.map((id) => {
         const { name, slider: held } = RULES[id];
@@ -596,9 +603,7 @@ var klrpLive = (() => {
       picks.rule.replaceChildren(...rules);
       picks.rule.value = ask.rule;
       picks.rule.disabled = rules.length < 2;
-      const classes = ["", ...SIZES.slice(3).flatMap((n) => [...Array(n).keys()])];
-      const answered = run ? `the answer, ${run.answer}` : "the answer";
-      picks.class.replaceChildren(...classes.map((c) => make("option", { value: c }, c === "" ? answered : c)));
+      picks.class.options[0].textContent = run ? `the answer, ${run.answer}` : "the answer";
       picks.class.value = state.target ?? "";
       const name = sliderOf(ask);
       sliding.hidden = !name;
@@ -607,105 +612,107 @@ var klrpLive = (() => {
       Object.assign(slider, { min: low, max: high, step });
       slider.value = Math.max(low, ask[name] > 0 ? Math.log(ask[name]) / Math.log(base) : low);
       sliderName.textContent = SLIDERS[name].name;
-      slider.setAttribute("aria-label", says);
       value.textContent = `= ${written(ask[name])}`;
+      slider.setAttribute("aria-label", says);
       slider.setAttribute("aria-valuetext", written(ask[name]));
     }
 
     // Say something once: what is the same is not announced again.
-    const say = (where, text) => where.textContent !== text && (where.textContent = text);
+    function say(where, ...words) {
+      const whole = make("span", {}, ...words);
+      if (where.textContent !== whole.textContent) where.replaceChildren(whole);
+    }
 
-    function sayAnswer(run, target) {
-      const text = run ? `The network says ${run.answer} with ${percent(run.chances[run.answer])}.` : "It waits for a digit.";
-      const instead = run && target !== run.answer ? ` Why ${target}?` : "";
-      if (answer.textContent === text + instead) return;
-      const parts = run ? ["The network says ", make("b", {}, run.answer), ` with ${percent(run.chances[run.answer])}.`] : [text];
-      answer.replaceChildren(make("span", {}, ...parts, instead));
+    // The answer with its softmax probability, in words and the digit in bold.
+    function answered({ run, target }) {
+      if (!run) return ["It waits for a digit."];
+      const instead = target === run.answer ? "" : ` Why ${target}?`;
+      return ["The network says ", make("b", {}, run.answer), ` with ${percent(run.chances[run.answer])}.${instead}`];
     }
 
     // How much there is in all, beside the slider.
-    function total(ask, map, paths) {
-      const relevant = map.reduce((n, v) => n + (v !== 0), 0);
-      if (ask.semiring === "real") return `The relevances add up to ${written(map.reduce(add))}.`;
-      if (SEMIRINGS[ask.semiring].theta !== "cut") return `${counted(relevant, "pixel")} with a path`;
+    function total({ ask, run, maps, paths }) {
+      if (!run) return "";
+      if (ask.semiring === "real") return `The relevances add up to ${written(maps[0].reduce(add))}.`;
+      const relevant = maps[0].reduce((n, v) => n + (v !== 0), 0);
+      if (!cuts(ask)) return `${counted(relevant, "pixel")} with a path`;
       return `${counted(relevant, "relevant pixel")}, ${counted(paths, "relevant path")}`;
     }
 
-    // All of it anew, from the strokes to the pixels of the screen.
+    // What is seen anew: all of it where the numbers are stale, else the path of another pixel.
     function update() {
-      waiting = false;
-      const ask = asked();
-      const kind = SEMIRINGS[ask.semiring].colours;
-      const { run } = sheets[0];
-      const target = state.target ?? run?.answer ?? 0;
-      const blank = { maps: SIZES.map((n) => new Float64Array(n)) };
-      const main = run ? walk(net, [run], [target], ask) : blank;
-      const best = run ? walk(net, [run], [target], { semiring: "viterbi" }) : blank;
-      const counts = run && SEMIRINGS[ask.semiring].theta === "cut" ? walk(net, [run], [target], { ...ask, semiring: "counting" }) : blank;
-      const strongest = run ? best.maps[0].indexOf(Math.max(...best.maps[0])) : null;
-      const pixel = state.pointed ?? state.pixel ?? strongest;
-      state.shown = pixel ?? 0;
+      if (stale) {
+        result = computed();
+        showControls(result);
+        say(answer, ...answered(result));
+        say(count, total(result));
+        say(legend, result.run ? LEGENDS[result.ask.semiring](result.target) : "");
+        canvas.setAttribute("aria-label", "The network as columns of neurons, coloured by their relevance for class " +
+          `${result.target}. ${legend.textContent} ${count.textContent}`);
+        if (state.comparing) showSecond(result);
+      }
+      [waiting, stale] = [false, false];
+      const { ask, run, maps, best } = result;
+      const pixel = run ? state.pointed ?? state.pixel ?? strongest(maps[0], best.maps[0]) : null;
       const way = run && bestPath(net, run, best, pixel);
-      showControls(ask, run);
-      sayAnswer(run, target);
-      const at = drawNetwork(canvas, stage.clientWidth, run, main.maps, kind, way, pixel);
-      Object.assign(pixels.style, {
-        left: "0", top: `${canvas.offsetTop + at.top}px`, width: `${at.size}px`, height: `${at.size}px`,
-      });
+      const at = drawNetwork(canvas, Math.max(stage.clientWidth, 260), run, maps, SEMIRINGS[ask.semiring].colours, way, pixel);
+      const [top, size] = [`${canvas.offsetTop + at.top}px`, `${at.size}px`];
+      Object.assign(pixels.style, { left: "0", top, width: size, height: size });
       sheets[0].show(pixel);
-      const paths = counts.maps[0].reduce(add);
-      say(count, run ? total(ask, main.maps[0], paths) : "");
-      say(legend, LEGENDS[ask.semiring](target));
-      say(path, run ? pathText(pixel, main.maps[0][pixel], ask.semiring, way) : "Draw, or take one of the ten examples.");
-      canvas.setAttribute("aria-label", `The network as columns of neurons, coloured by their relevance for class ${target}. ${count.textContent}`);
-      if (state.comparing) showSecond({ ...ask, semiring: "counting" }, target, main.maps[0], paths);
+      say(path, run ? pathText(pixel, maps[0][pixel], ask.semiring, way) : "Draw, or take one of the ten examples.");
+      state.shown = pixel ?? 0;
     }
 
-    // Two digits: the second one's map, the paths that both have, and how many they are.
-    function showSecond(question, target) {
-      const ask = completed(question);
+    // Two digits: their maps, that of the paths which both have, and how many they are, each digit for its own class.
+    function showSecond({ ask, target }) {
       const runs = sheets.map((sheet) => sheet.run);
       sheets[1].show(null);
       if (!runs[0] || !runs[1]) return say(shared, "Draw both.");
+      const counting = { ...ask, semiring: "counting", theta: state.values.theta };
       const targets = [target, runs[1].answer];
-      const alone = runs.map((run, i) => walk(net, [run], [targets[i]], ask).maps[0]);
-      const both = walk(net, runs, targets, ask).maps[0];
-      const width = secondCanvas.parentNode.clientWidth;
-      const size = Math.floor(Math.min((width - 16) / 2, 216));
-      const pen = cleared(secondCanvas, 2 * size + 16, size + 22);
-      Object.assign(pen, { font: "12px sans-serif", fillStyle: GREY, textBaseline: "middle" });
-      [`paths of the ${targets[1]}`, "paths of both"].forEach((name, i) => pen.fillText(name, i * (size + 16), 9));
-      [alone[1], both].forEach((map, i) => drawMap(pen, i * (size + 16), 20, size, map, "log"));
-      const [a, b, ab] = [...alone, both].map((map) => map.reduce(add));
-      const text = `θ = ${written(ask.theta)}: the ${targets[0]} has ${counted(a, "relevant path")}, the ${targets[1]} has ` +
-        `${written(b)}. ${counted(ab, "path")} ${ab === 1 ? "is" : "are"} relevant for both, each digit for its own class.`;
+      const alone = runs.map((run, i) => walk(net, [run], [targets[i]], counting).maps[0]);
+      const both = walk(net, runs, targets, counting).maps[0];
+      const [gap, size] = [12, Math.floor(Math.min((Math.max(second.lastChild.clientWidth, 200) - 24) / 3, 180))];
+      const pen = cleared(secondCanvas, 3 * size + 2 * gap, size + 22);
+      Object.assign(pen, { font: "12px sans-serif", textBaseline: "middle" });
+      const names = [`paths of the ${targets[0]}`, `of the ${targets[1]}`, "of both"];
+      const [a, b, ab] = [...alone, both].map((map, i) => {
+        pen.fillStyle = GREY;
+        pen.fillText(names[i], i * (size + gap), 9);
+        drawMap(pen, i * (size + gap), 20, size, map, "log");
+        return map.reduce(add);
+      });
+      const text = `θ = ${written(completed(counting).theta)}: the ${targets[0]} has ${counted(a, "relevant path")}, the ${targets[1]} ` +
+        `has ${written(b)}. ${counted(ab, "path")} ${ab === 1 ? "is" : "are"} relevant for both, each digit for its own class.`;
       say(shared, text);
-      secondCanvas.setAttribute("aria-label", `Two maps: relevant paths of the second digit, and those of both. ${text}`);
+      secondCanvas.setAttribute("aria-label", `Three maps of relevant paths: of each digit, and of both. ${text}`);
     }
 
     // Pointing at a pixel shows its best path; a click or an arrow key stays there.
-    const pixelAt = (event) => {
-      const box = pixels.getBoundingClientRect();
-      const index = (v, size) => Math.min(27, Math.max(0, Math.floor((28 * v) / size)));
-      return 28 * index(event.clientY - box.top, box.height) + index(event.clientX - box.left, box.width);
+    const index = (x, y) => 28 * Math.min(27, Math.max(0, Math.floor(y))) + Math.min(27, Math.max(0, Math.floor(x)));
+    const pixelAt = (event) => index(...within(pixels, event).map((v) => 28 * v));
+    const [point, choose] = [set("pointed", false), set("pixel", false)];
+    const listeners = {
+      pointermove: (event) => point(pixelAt(event)),
+      pointerleave: () => point(null),
+      click: (event) => choose(pixelAt(event)),
+      focus: () => path.setAttribute("aria-live", "polite"), // read out for keys alone
+      blur: () => path.setAttribute("aria-live", "off"),
+      keydown: (event) => {
+        const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        state.pointed = null;
+        choose(index((state.shown % 28) + step[0], Math.floor(state.shown / 28) + step[1]));
+      },
     };
-    pixels.addEventListener("pointermove", (event) => set("pointed")(pixelAt(event)));
-    pixels.addEventListener("pointerleave", () => set("pointed")(null));
-    pixels.addEventListener("click", (event) => set("pixel")(pixelAt(event)));
-    pixels.addEventListener("keydown", (event) => {
-      const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
-      if (!dx && !dy) return;
-      event.preventDefault();
-      const from = state.shown;
-      const [x, y] = [(from % 28) + dx, Math.floor(from / 28) + dy];
-      set("pixel")(28 * Math.min(27, Math.max(0, y)) + Math.min(27, Math.max(0, x)));
-    });
+    for (const [name, listener] of Object.entries(listeners)) pixels.addEventListener(name, listener);
     element.addEventListener("keydown", (event) => event.stopPropagation()); // arrow keys are not the page's here
 
-    new ResizeObserver(later).observe(stage);
     sheets[0].take(settings.example === "" ? null : Number(settings.example ?? 3));
     update();
-    return { state, update, sheets };
+    new ResizeObserver(() => later()).observe(stage);
+    return { state, sheets, later, update };
   }
 
   return Object.assign(klrpLive, { network, forward, walk, bestPath, pictureOf, EXAMPLES });

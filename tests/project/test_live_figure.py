@@ -245,27 +245,27 @@ def changes(figure, part, act):
 def test_it_begins_as_its_attributes_say(figure):
     assert "It needs scripts" not in figure.inner_text()
     assert figure.locator("[role=status]").first.inner_text().startswith("The network says 3")
-    assert figure.locator("output.value").inner_text() == "= 0.02"
-    assert "relevant path" in figure.locator("output.count").inner_text()
+    assert figure.locator("span.klrp-value").inner_text() == "= 0.02"
+    assert "relevant path" in figure.locator("output.klrp-count").inner_text()
 
 
 def test_keys_move_theta_until_nothing_is_relevant(figure):
     slider = figure.locator("input[type=range]")
-    some = changes(figure, "output.count", lambda: slider.press("ArrowRight"))
-    none = changes(figure, "output.count", lambda: slider.press("End"))
+    some = changes(figure, "output.klrp-count", lambda: slider.press("ArrowRight"))
+    none = changes(figure, "output.klrp-count", lambda: slider.press("End"))
     assert some != none == "0 relevant pixels, 0 relevant paths"
 
 
 def test_arrow_keys_and_the_mouse_go_from_pixel_to_pixel(figure):
-    pixels = figure.locator(".pixels")
-    assert "→ class 3" in figure.locator(".path").inner_text()
-    changes(figure, ".path", lambda: pixels.press("ArrowDown"))
-    text = changes(figure, ".path", lambda: pixels.hover(position={"x": 1, "y": 1}))
+    pixels = figure.locator(".klrp-pixels")
+    assert "→ class 3" in figure.locator(".klrp-path").inner_text()
+    changes(figure, ".klrp-path", lambda: pixels.press("ArrowDown"))
+    text = changes(figure, ".klrp-path", lambda: pixels.hover(position={"x": 1, "y": 1}))
     assert text.startswith("Pixel (0, 0) is not relevant")
 
 
 def test_a_stroke_takes_the_place_of_the_example(figure):
-    pad, mouse = figure.locator("canvas.pad").first, figure.page.mouse
+    pad, mouse = figure.locator("canvas.klrp-pad").first, figure.page.mouse
     box = pad.bounding_box()
 
     def stroke():
@@ -281,7 +281,7 @@ def test_a_stroke_takes_the_place_of_the_example(figure):
 def test_semirings_have_the_rules_and_the_values_that_they_take(figure):
     picks = figure.locator("select")
     for semiring, value in dict(real="ε", counting="θ", viterbi="θ", fuzzy="θ", dial="p").items():
-        changes(figure, "output.count", lambda chosen=semiring: picks.nth(1).select_option(chosen))
+        changes(figure, ".klrp-legend", lambda chosen=semiring: picks.nth(1).select_option(chosen))
         assert picks.nth(2).is_disabled() == (semiring in ("viterbi", "fuzzy", "dial"))
         assert figure.locator("label:has(input)").inner_text().startswith(value)
 
@@ -289,9 +289,9 @@ def test_semirings_have_the_rules_and_the_values_that_they_take(figure):
 def test_a_second_digit_shares_paths(figure):
     button = figure.get_by_role("button", name="Compare with a second digit")
     button.click()
-    shared = figure.locator(".second [role=status]")
+    shared = figure.locator(".klrp-second [role=status]")
     shared.filter(has_text="relevant for both").wait_for()
-    changes(figure, ".second [role=status]", lambda: figure.locator(".second button").first.click())
+    changes(figure, ".klrp-second [role=status]", lambda: figure.locator(".klrp-second button").first.click())
 
 
 def test_in_jupyter_the_same_text_is_a_module(opened, tmp_path):
@@ -303,7 +303,7 @@ def test_in_jupyter_the_same_text_is_a_module(opened, tmp_path):
     }"""
     page.evaluate(load, [widget._esm, {"weights": widget.weights, "settings": widget.settings}])
     assert "It waits for a digit" in page.locator("main").inner_text()
-    assert page.locator("main output.value").inner_text() == "= 0.02" and not page.heard
+    assert page.locator("main span.klrp-value").inner_text() == "= 0.02" and not page.heard
 
 
 # ------------------------------------------------------------------------------------------------------ the book
