@@ -6,10 +6,8 @@
 
 var klrpLive = (() => {
   "use strict";
-
   const SIZES = [784, 300, 100, 10];
   const TINY = 2 ** -1022; // a denominator below it counts as 0
-
   // ------------------------------------------------------------------------------------------------- the network
   // The numbers of float16s in base64, little-endian.
   function halves(base64) {
@@ -59,7 +57,6 @@ var klrpLive = (() => {
     const sum = powers.reduce((s, v) => s + v);
     return { a, z, active, chances: powers.map((v) => v / sum), answer: logits.indexOf(top) };
   }
-
   // ---------------------------------------------------------------------------------------------------- the walk
   const add = (x, y) => x + y;
   const largest = (x, y) => (x > y ? x : y);
@@ -180,7 +177,6 @@ var klrpLive = (() => {
     }
     return { neurons, shares, product: best.maps[0][pixel] };
   }
-
   // ------------------------------------------------------------------------------------------- strokes and pixels
   const PEN = 1.3; // the pen's radius in pixels of 28; half a pixel more is its soft edge
 
@@ -216,19 +212,19 @@ var klrpLive = (() => {
     ["66 27 52 15 37 24 36 41 49 49 63 40 66 27", "66 27 63 58 55 88"],
   ].map((strokes) => strokes.map(curve));
 
-  // Calls pixel(i, ink) for each pixel of 28 x 28 that a segment from p to q touches, with its ink from 0 to 1.
-  function inkAlong(p, q, pixel) {
+  // Draws a segment from p to q into pixels x of 28 x 28, with ink from 0 to 1.
+  function inkAlong(x, p, q) {
     const [dx, dy] = [q[0] - p[0], q[1] - p[1]];
     const length = dx * dx + dy * dy;
     const reach = PEN + 0.5;
     const range = (c) => [Math.min(p[c], q[c]) - reach, Math.max(p[c], q[c]) + reach];
     const [[left, right], [top, bottom]] = [range(0), range(1)];
-    for (let y = Math.max(0, Math.floor(top)); y <= Math.min(27, bottom); y++) {
-      for (let x = Math.max(0, Math.floor(left)); x <= Math.min(27, right); x++) {
-        const t = length ? ((x + 0.5 - p[0]) * dx + (y + 0.5 - p[1]) * dy) / length : 0;
-        const s = Math.min(Math.max(t, 0), 1);
-        const ink = reach - Math.hypot(x + 0.5 - p[0] - s * dx, y + 0.5 - p[1] - s * dy);
-        if (ink > 0) pixel(28 * y + x, Math.min(ink, 1));
+    for (let row = Math.max(0, Math.floor(top)); row <= Math.min(27, bottom); row++) {
+      for (let column = Math.max(0, Math.floor(left)); column <= Math.min(27, right); column++) {
+        const [across, down] = [column + 0.5 - p[0], row + 0.5 - p[1]];
+        const t = length ? Math.min(Math.max((across * dx + down * dy) / length, 0), 1) : 0;
+        const ink = Math.min(1, reach - Math.hypot(across - t * dx, down - t * dy));
+        x[28 * row + column] = Math.max(x[28 * row + column], ink);
       }
     }
   }
@@ -246,7 +242,7 @@ var klrpLive = (() => {
       const x = new Float64Array(784);
       for (const stroke of strokes) {
         const placed = stroke.map(place);
-        placed.forEach((p, i) => inkAlong(p, placed[i + 1] ?? p, (at, ink) => (x[at] = Math.max(x[at], ink))));
+        placed.forEach((p, i) => inkAlong(x, p, placed[i + 1] ?? p));
       }
       return x.map((v) => Math.round(255 * v) / 255);
     };
@@ -258,7 +254,6 @@ var klrpLive = (() => {
     const back = (v, c) => (v - 14 - shift[c]) / scale + (low[c] + high[c]) / 2;
     return { x: drawn(shift), size: 1 / scale, corner: (i) => [back(i % 28, 0), back(Math.floor(i / 28), 1)] };
   }
-
   // ---------------------------------------------------------------------------------------------------- colours
   const REDS = ["#ffffff", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"];
   const BLUES = ["#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac", "#053061"];
@@ -287,7 +282,6 @@ var klrpLive = (() => {
     const size = kind === "log" && limit > 1 ? (v) => bent(v) / bent(limit) : (v) => v / limit;
     return (v) => (v < 0 ? BLUE : RED)[Math.round(128 * Math.min(1, size(Math.abs(v))))];
   }
-
   // ------------------------------------------------------------------------------------------------- small helps
   // An element with attributes and children; on... are listeners.
   function make(tag, attributes = {}, ...children) {
@@ -314,8 +308,7 @@ var klrpLive = (() => {
   // A canvas made sharp for the screen, cleared to white; gives its context in units of CSS pixels.
   function cleared(canvas, width, height) {
     const density = Math.min(window.devicePixelRatio || 1, 3);
-    canvas.width = Math.round(width * density);
-    canvas.height = Math.round(height * density);
+    Object.assign(canvas, { width: Math.round(width * density), height: Math.round(height * density) });
     Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
     const pen = canvas.getContext("2d");
     pen.scale(density, density);
@@ -351,7 +344,6 @@ var klrpLive = (() => {
       pen.stroke();
     }
   }
-
   // -------------------------------------------------------------------------------------------- a sheet to draw on
   const SHEET = 200; // CSS pixels
 
@@ -363,7 +355,7 @@ var klrpLive = (() => {
     const clear = make("button", { type: "button", class: "klrp-wide", onclick: () => sheet.take(null) }, "Clear");
     const root = make("div", { class: "klrp-sheet" }, make("p", { class: "klrp-head" }, title), canvas,
       make("div", { class: "klrp-buttons", role: "group", "aria-label": "or take an example" }, ...buttons, clear));
-    const sheet = { root, strokes: [], picture: null, run: null, example: null };
+    const sheet = { root, strokes: [], example: null };
     sheet.renew = () => {
       sheet.picture = pictureOf(sheet.strokes);
       sheet.run = sheet.picture && forward(net, sheet.picture.x);
@@ -391,7 +383,6 @@ var klrpLive = (() => {
       const says = sheet.run ? `The network says ${sheet.run.answer}.` : "It is blank.";
       canvas.setAttribute("aria-label", `${title}. ${says}`);
     };
-
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button) return;
       event.preventDefault();
@@ -408,7 +399,6 @@ var klrpLive = (() => {
     for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (sheet.drawing = false));
     return sheet;
   }
-
   // -------------------------------------------------------------------------------------------------- the figure
   const SLIDERS = { // positions are logarithms
     theta: { name: "θ", says: "threshold θ on shares", base: 10, low: -5, high: 0, step: 0.02 },
@@ -466,39 +456,40 @@ var klrpLive = (() => {
     }
     for (let c = 0; c < 10; c++) {
       const [x, y] = at.place(3, c);
-      pen.font = `${run && c === run.answer ? "bold " : ""}13px sans-serif`;
-      pen.fillStyle = INK;
+      Object.assign(pen, { font: `${run && c === run.answer ? "bold " : ""}13px sans-serif`, fillStyle: INK });
       pen.fillText(c, x + 12, y + 0.5);
       pen.fillStyle = "#d9d9d9";
       if (run) pen.fillRect(x + 24, y - 4, 1 + 47 * run.chances[c], 8);
     }
+    const mark = (l, i, trace) => {
+      outlined(pen, trace);
+      pen.fillStyle = colouring(maps[l], kind)(maps[l][i]);
+      pen.fill();
+    };
     if (path) {
       const places = path.neurons.map((i, l) => at.place(l, i));
       outlined(pen, () => places.forEach((p) => pen.lineTo(...p)));
-      for (const l of [1, 2, 3]) {
-        outlined(pen, () => pen.arc(...places[l], l === 3 ? 6 : 0.55 * at.cell, 0, 7));
-        pen.fillStyle = colouring(maps[l], kind)(maps[l][path.neurons[l]]);
-        pen.fill();
-      }
+      for (const l of [1, 2, 3]) mark(l, path.neurons[l], () => pen.arc(...places[l], l === 3 ? 6 : 0.55 * at.cell, 0, 7));
     }
     if (pixel !== null) {
       const [x, y] = at.place(0, pixel);
-      const half = at.size / 56 + 2.5;
-      outlined(pen, () => pen.rect(x - half, y - half, 2 * half, 2 * half));
+      const half = at.size / 56 + 1.5;
+      mark(0, pixel, () => pen.rect(x - half, y - half, 2 * half, 2 * half));
     }
     return at;
   }
 
   // "pixel (7, 12) → neuron 41 → neuron 88 → class 0: 0.31 × 0.22 × 0.07 = 0.0048", and before it the pixel's relevance.
   function pathText(pixel, relevance, semiring, path) {
-    const name = `ixel (${Math.floor(pixel / 28)}, ${pixel % 28})`;
+    const name = `ixel (${Math.floor(pixel / 28)},\u00a0${pixel % 28})`;
     let value = `has relevance ${written(relevance)}`;
     if (semiring === "boolean") value = relevance ? "is relevant" : "is not relevant";
     if (semiring === "counting") value = `has ${counted(relevance, "relevant path")}`;
     if (!path) return `P${name} ${value}. It is blank, and no path leads to it.`;
     const [, h, g, c] = path.neurons;
     const shares = path.shares.map(written).join(" × ");
-    return `P${name} ${value}. Its best path (Viterbi): p${name} → neuron ${h} → neuron ${g} → class ${c}: ${shares} = ${written(path.product)}`;
+    const way = `p${name} → neuron ${h} → neuron ${g} → class ${c}: ${shares} = ${written(path.product)}`;
+    return `P${name} ${value}. Its best path (Viterbi): ${way}`;
   }
 
   const parsed = new Map(); // networks by their weights: several figures share one
@@ -510,7 +501,6 @@ var klrpLive = (() => {
     state.semiring = settings.semiring in SEMIRINGS ? settings.semiring : "real";
     for (const name of Object.keys(USUAL)) if (settings[name]) state.values[name] = Number(settings[name]);
     Object.assign(state, { pixel: null, pointed: null, comparing: false }); // pixel: chosen; pointed: under the mouse
-
     // What changed is shown before the screen is drawn the next time; numbers are computed anew where `fresh`.
     let [waiting, stale, result] = [false, true, null];
     const later = (fresh = true) => {
@@ -521,7 +511,6 @@ var klrpLive = (() => {
       state[name] = value;
       later(fresh);
     };
-
     // The elements, from top to bottom.
     const sheets = ["Draw a digit here", "Draw a second digit"].map((title) => sheetOf(net, title, later));
     const answer = make("p", { class: "klrp-head", role: "status" });
@@ -554,11 +543,9 @@ var klrpLive = (() => {
     for (const part of parts) part.hidden = settings.parts && !settings.parts.split(/\s+/).includes(part.dataset.part);
     for (const c of ["", ...Array(10).keys()]) picks.class.append(make("option", { value: c }, c));
     for (const [id, { name }] of Object.entries(SEMIRINGS)) picks.semiring.append(make("option", { value: id }, name));
-
     const asked = () => completed({ ...state.values, semiring: state.semiring, rule: state.rule });
     const cuts = (ask) => SEMIRINGS[ask.semiring].theta === "cut";
     const sliderOf = (ask) => (SEMIRINGS[ask.semiring].theta ? "theta" : SEMIRINGS[ask.semiring].slider ?? RULES[ask.rule].slider);
-
     // The slider was moved: its lowest place for θ is the semiring's default.
     function moved() {
       const name = sliderOf(asked());
@@ -567,7 +554,6 @@ var klrpLive = (() => {
       state.values[name] = lowest ? null : Number((base ** Number(slider.value)).toPrecision(2));
       later();
     }
-
     // The second sheet opens or closes; shared paths are counted, so that at first θ is one that asks for something.
     function toggle() {
       state.comparing = !state.comparing;
@@ -580,7 +566,6 @@ var klrpLive = (() => {
       }
       later();
     }
-
     // All numbers for what is drawn and asked.
     function computed() {
       const ask = asked();
@@ -591,7 +576,6 @@ var klrpLive = (() => {
       const [main, best, counts] = asks.map((each) => walk(net, [run], [target], each));
       return { ask, run, target, maps: main.maps, best, paths: counts?.maps[0].reduce(add) };
     }
-
     // Controls show what is asked, and those that do not apply are off.
     function showControls({ ask, run }) {
       picks.semiring.value = ask.semiring;
@@ -616,20 +600,17 @@ var klrpLive = (() => {
       slider.setAttribute("aria-label", says);
       slider.setAttribute("aria-valuetext", written(ask[name]));
     }
-
     // Say something once: what is the same is not announced again.
     function say(where, ...words) {
       const whole = make("span", {}, ...words);
       if (where.textContent !== whole.textContent) where.replaceChildren(whole);
     }
-
     // The answer with its softmax probability, in words and the digit in bold.
     function answered({ run, target }) {
       if (!run) return ["It waits for a digit."];
       const instead = target === run.answer ? "" : ` Why ${target}?`;
       return ["The network says ", make("b", {}, run.answer), ` with ${percent(run.chances[run.answer])}.${instead}`];
     }
-
     // How much there is in all, beside the slider.
     function total({ ask, run, maps, paths }) {
       if (!run) return "";
@@ -638,7 +619,6 @@ var klrpLive = (() => {
       if (!cuts(ask)) return `${counted(relevant, "pixel")} with a path`;
       return `${counted(relevant, "relevant pixel")}, ${counted(paths, "relevant path")}`;
     }
-
     // What is seen anew: all of it where the numbers are stale, else the path of another pixel.
     function update() {
       if (stale) {
@@ -662,7 +642,6 @@ var klrpLive = (() => {
       say(path, run ? pathText(pixel, maps[0][pixel], ask.semiring, way) : "Draw, or take one of the ten examples.");
       state.shown = pixel ?? 0;
     }
-
     // Two digits: their maps, that of the paths which both have, and how many they are, each digit for its own class.
     function showSecond({ ask, target }) {
       const runs = sheets.map((sheet) => sheet.run);
@@ -687,7 +666,6 @@ var klrpLive = (() => {
       say(shared, text);
       secondCanvas.setAttribute("aria-label", `Three maps of relevant paths: of each digit, and of both. ${text}`);
     }
-
     // Pointing at a pixel shows its best path; a click or an arrow key stays there.
     const index = (x, y) => 28 * Math.min(27, Math.max(0, Math.floor(y))) + Math.min(27, Math.max(0, Math.floor(x)));
     const pixelAt = (event) => index(...within(pixels, event).map((v) => 28 * v));
@@ -708,7 +686,6 @@ var klrpLive = (() => {
     };
     for (const [name, listener] of Object.entries(listeners)) pixels.addEventListener(name, listener);
     element.addEventListener("keydown", (event) => event.stopPropagation()); // arrow keys are not the page's here
-
     sheets[0].take(settings.example === "" ? null : Number(settings.example ?? 3));
     update();
     new ResizeObserver(() => later()).observe(stage);

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 CHAPTERS = [p for p in NOTEBOOKS if p.stem[:2].isdigit()]  # the others are pages without exercises
-PAGES = NOTEBOOKS + sorted(BOOK.glob("*.md"))
+PAGES = NOTEBOOKS + sorted(BOOK.glob("*.md")) + sorted(BOOK.glob("lectures/*.md"))
 each_notebook = pytest.mark.parametrize("nb", NOTEBOOKS, indirect=True, ids=lambda p: p.stem)
 each_chapter = pytest.mark.parametrize("nb", CHAPTERS, indirect=True, ids=lambda p: p.stem)
 
@@ -70,7 +70,7 @@ def fenced(text, directive):
 def test_the_toc_lists_every_page_once():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
     listed = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
-    assert sorted(listed) == sorted(f"book/{p.stem}" for p in PAGES)
+    assert sorted(listed) == sorted(p.relative_to(ROOT).with_suffix("").as_posix() for p in PAGES)
 
 
 def test_every_citation_is_in_the_bibliography():
