@@ -51,11 +51,10 @@ var klrpLive = (() => {
       z.push(values);
       a.push(values.map((v) => Math.max(v, 0)));
     }
-    const logits = z[2];
-    const top = Math.max(...logits);
-    const powers = logits.map((v) => Math.exp(v - top));
+    const top = Math.max(...z[2]);
+    const powers = z[2].map((v) => Math.exp(v - top));
     const sum = powers.reduce((s, v) => s + v);
-    return { a, z, active, chances: powers.map((v) => v / sum), answer: logits.indexOf(top) };
+    return { a, z, active, chances: powers.map((v) => v / sum), answer: z[2].indexOf(top) };
   }
   // ---------------------------------------------------------------------------------------------------- the walk
   const add = (x, y) => x + y;
@@ -636,8 +635,8 @@ var klrpLive = (() => {
       const pixel = run ? state.pointed ?? state.pixel ?? strongest(maps[0], best.maps[0]) : null;
       const way = run && bestPath(net, run, best, pixel);
       const at = drawNetwork(canvas, Math.max(stage.clientWidth, 260), run, maps, SEMIRINGS[ask.semiring].colours, way, pixel);
-      const [top, size] = [`${canvas.offsetTop + at.top}px`, `${at.size}px`];
-      Object.assign(pixels.style, { left: "0", top, width: size, height: size });
+      const size = `${at.size}px`;
+      Object.assign(pixels.style, { left: "0", top: `${canvas.offsetTop + at.top}px`, width: size, height: size });
       sheets[0].show(pixel);
       say(path, run ? pathText(pixel, maps[0][pixel], ask.semiring, way) : "Draw, or take one of the ten examples.");
       state.shown = pixel ?? 0;

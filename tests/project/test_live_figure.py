@@ -175,7 +175,7 @@ def write_page(folder, body, *scripts):
 def opened(browser):
     """Opens an address of this disk and collects what its console says, and what it asks of a network."""
     context = browser.new_context(viewport={"width": 760, "height": 900}, offline=True)
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(180_000)
 
     def opening(address):
         page = context.new_page()
