@@ -175,7 +175,8 @@ def same(got: Any, right: Any, within: float = 0.0) -> bool:
     if a.shape != b.shape or (a.dtype == torch.bool) != (b.dtype == torch.bool):
         return False
     a, b = a.double(), b.double()
-    return bool(((a - b).abs() <= within * b.abs().clamp(min=1)).logical_or(a == b).all())
+    near = (a - b).abs() <= within * b.abs().clamp(min=1)
+    return bool((near & b.isfinite() | (a == b)).all())
 
 
 def numeric(values: Sequence) -> bool:

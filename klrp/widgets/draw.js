@@ -83,9 +83,9 @@ var klrpLive = (() => {
 
   // plus and times; theta: "cut" makes 1 of a share from θ up, "keep" leaves it as it is; both make 0 of one below.
   const SEMIRINGS = {
-    real: { name: "real: how much", rules: LRP, plus: add, times: product, colours: "signed" },
+    real: { name: "real: how much", rules: LRP, plus: add, times: product },
     boolean: { name: "Boolean: whether", rules: LRP, plus: largest, times: product, theta: "cut", colours: "two" },
-    counting: { name: "counting: how many paths", rules: LRP, plus: add, times: product, theta: "cut", colours: "log" },
+    counting: { name: "counting: how many paths", rules: LRP, plus: add, times: product, theta: "cut" },
     viterbi: { name: "Viterbi: the best path", rules: ["share"], plus: largest, times: product, theta: "keep" },
     fuzzy: { name: "fuzzy: its weakest share", rules: ["share"], plus: largest, times: Math.min, theta: "keep" },
     dial: { name: "dial: sum to maximum", rules: ["share"], times: product, slider: "p" },
@@ -207,7 +207,7 @@ var klrpLive = (() => {
     ["71 15 38 17", "38 17 34 45", "34 45 52 42 68 52 70 70 56 85 37 85 27 77"],
     ["63 13 43 28 31 54 34 78 50 87 66 78 66 62 52 55 38 63 33 73"],
     ["27 20 50 19 74 17", "74 17 58 48 46 88"],
-    ["66 24 51 14 36 22 39 37 54 50 66 66 58 83 44 85 34 72 44 54 60 41 66 24"],
+    ["50 49 37 34 41 19 53 14 65 20 63 35 50 49 36 62 34 77 50 87 66 77 65 62 50 49"],
     ["66 27 52 15 37 24 36 41 49 49 63 40 66 27", "66 27 63 58 55 88"],
   ].map((strokes) => strokes.map(curve));
 
@@ -276,10 +276,7 @@ var klrpLive = (() => {
     const at = 0.995 * (sizes.length - 1);
     const [low, high] = [sizes[Math.floor(at)], sizes[Math.ceil(at)]];
     const limit = low + (at - Math.floor(at)) * (high - low) || sizes[sizes.length - 1] || 1;
-    const linear = Math.max(1, limit / 1e6); // counts: logarithmic from here up
-    const bent = (v) => (v <= linear ? v / linear : 1 + 0.9 * Math.log10(v / linear));
-    const size = kind === "log" && limit > 1 ? (v) => bent(v) / bent(limit) : (v) => v / limit;
-    return (v) => (v < 0 ? BLUE : RED)[Math.round(128 * Math.min(1, size(Math.abs(v))))];
+    return (v) => (v < 0 ? BLUE : RED)[Math.round(128 * Math.min(1, Math.abs(v) / limit))];
   }
   // ------------------------------------------------------------------------------------------------- small helps
   // An element with attributes and children; on... are listeners.
@@ -607,7 +604,7 @@ var klrpLive = (() => {
     // The answer with its softmax probability, in words and the digit in bold.
     function answered({ run, target }) {
       if (!run) return ["It waits for a digit."];
-      const instead = target === run.answer ? "" : ` Why ${target}?`;
+      const instead = target === run.answer ? "" : ` The map is that of class ${target}.`;
       return ["The network says ", make("b", {}, run.answer), ` with ${percent(run.chances[run.answer])}.${instead}`];
     }
     // How much there is in all, beside the slider.
@@ -653,15 +650,16 @@ var klrpLive = (() => {
       const [gap, size] = [12, Math.floor(Math.min((Math.max(second.lastChild.clientWidth, 200) - 24) / 3, 180))];
       const pen = cleared(secondCanvas, 3 * size + 2 * gap, size + 22);
       Object.assign(pen, { font: "12px sans-serif", textBaseline: "middle" });
-      const names = [`paths of the ${targets[0]}`, `of the ${targets[1]}`, "of both"];
+      const names = [`first, class ${targets[0]}`, `second, class ${targets[1]}`, "paths of both"];
       const [a, b, ab] = [...alone, both].map((map, i) => {
         pen.fillStyle = GREY;
         pen.fillText(names[i], i * (size + gap), 9);
-        drawMap(pen, i * (size + gap), 20, size, map, "log");
+        drawMap(pen, i * (size + gap), 20, size, map);
         return map.reduce(add);
       });
-      const text = `θ = ${written(completed(counting).theta)}: the ${targets[0]} has ${counted(a, "relevant path")}, the ${targets[1]} ` +
-        `has ${written(b)}. ${counted(ab, "path")} ${ab === 1 ? "is" : "are"} relevant for both, each digit for its own class.`;
+      const [first, other] = [a, b].map((n, i) => `${counted(n, "relevant path")} from class ${targets[i]}`);
+      const text = `θ = ${written(completed(counting).theta)}: the first digit has ${first}, the second ${other}. ` +
+        `${counted(ab, "path")} ${ab === 1 ? "is" : "are"} relevant for both, each digit for its own class.`;
       say(shared, text);
       secondCanvas.setAttribute("aria-label", `Three maps of relevant paths: of each digit, and of both. ${text}`);
     }
