@@ -22,8 +22,8 @@ EVERYWHERE = {
     "photographs of ImageNet networks": {"224", "1000"},
 }
 KNOWN: dict[str, dict[str, set[str]]] = {
+    "01_first_relevance": {"1.455 − 1, and 1.455 / 0.005": {"0.455", "291"}},
     "02_rules": {"the toy network, by hand": {"7.884", "6.409", "3.285", "1.885"}},
-    "05_counting": {"of chapter 4": {"1615"}},
     "08_taps": {"edges between 8 x 8 and 8 x 8 neurons": {"4096"}, "degrees": {"180"}},
     "10_thresholds": {
         "sizes of VGG's layers": {"256", "12544", "196"},
