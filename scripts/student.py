@@ -20,6 +20,7 @@ STUDENT = ROOT / "_build" / "student"
 OPENS = re.compile(r"^(?P<fence>:{3,}|`{3,})\{solution-start\}", re.M)
 CLOSES = re.compile(r"^(?P<fence>:{3,}|`{3,})\{solution-end\}[^\n]*(?:\n:[\w-]+:[^\n]*)*\n(?P=fence)[^\S\n]*$\n*", re.M)
 WHOLE = re.compile(r"^(?P<fence>:{3,}|`{3,})\{solution\}.*?^(?P=fence)[^\S\n]*$\n*", re.M | re.S)
+FOLDED = re.compile(r"\s*The\s+solutions\s+are\s+folded\s+away\.")  # which is not so in a copy without them
 EXERCISES = re.compile(r"^## Exercises *$", re.M)
 NOTE = """**Student's copy.** This is a copy of the notebook "{title}" without the solutions of its exercises. Fill in
 the stubs and run them: `check` says whether an answer is right. The book has the solutions."""
@@ -52,6 +53,7 @@ def without_solutions(nb):
     for i, cell in enumerate(deepcopy(nb.cells)):
         if cell.cell_type == "markdown":
             cell.source = around(cell.source) if i in solved else WHOLE.sub("", cell.source).strip("\n")
+            cell.source = FOLDED.sub("", cell.source)
             exercises = exercises or bool(EXERCISES.search(cell.source))
         elif exercises:
             cell.outputs, cell.execution_count = [], None

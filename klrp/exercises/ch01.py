@@ -150,6 +150,7 @@ CHECKS: dict[str, Check] = {
         within=0.005,
         hints=[
             ([1.134, -0.134], "That explains the first output."),
+            ([1.03, -0.03, 1.0], "Only the two relevances, without their sum."),
             ([-1.440, 0.042], "That starts with the logit; start with 1."),
             ([-1.030, 0.030], "Divide by the output with its sign: two negative numbers make a positive share."),
         ],

@@ -57,7 +57,8 @@ def doubles(*values) -> tuple[Tensor, ...]:
 def of_neurons() -> list[tuple[Tensor, Tensor, float]]:
     draw = torch.Generator().manual_seed(0)
     small = (*doubles([3.0, 1.0], [1.0, 1.0]), 0.0)
-    return [small, *((randn(draw, 7), randn(draw, 7), 0.5 - n % 2) for n in range(19))]
+    cases = [(randn(draw, 7), randn(draw, 7), 0.5 - n % 2) for n in range(60)]
+    return [small, *[(a, w, b) for a, w, b in cases if a @ w + b > 0][:19]]
 
 
 def of_layers() -> list[tuple[Tensor, ...]]:
@@ -72,6 +73,7 @@ def in_boxes() -> list[tuple[Tensor, Tensor, float, float, float]]:
     """Active neurons whose inputs lie in a box."""
     draw = torch.Generator().manual_seed(1)
     cases = [(*doubles([0.5, 1.0], [2.0, 1.0]), 0.0, 0.0, 1.0), (*doubles([0.75, 0.5], [2.0, -1.0]), 0.5, 0.0, 1.0)]
+    cases.append((*doubles([0.5, 1.0], [2.0, 1.0]), 0.5, 0.0, 1.0))  # no root in the box
     while len(cases) < 20:
         low, high = (0.0, 1.0) if len(cases) % 2 else (-1.0, 2.0)
         a, w = low + (high - low) * torch.rand(7, generator=draw, dtype=torch.float64), randn(draw, 7)
@@ -139,7 +141,7 @@ def own_rule(answer) -> str:
 def without_biases(sizes: tuple[int, ...], seed: int) -> nn.Sequential:
     from klrp.models import mlp
 
-    model = mlp(sizes, seed=seed).double().requires_grad_(False)
+    model = mlp(sizes, seed=seed, dtype=torch.float64).requires_grad_(False)
     for layer in model[1::2]:
         layer.bias.zero_()
     return model
@@ -155,11 +157,11 @@ def one_neuron() -> tuple[nn.Sequential, Tensor]:
 
 
 def likeness(composite) -> float:
-    """The mean correlation of the pixels' maps of two classes, on five random networks without biases."""
+    """The mean correlation of the pixels' maps of two classes, on 30 random networks without biases."""
     from klrp import explain
 
     draw, found = torch.Generator().manual_seed(5), []
-    for seed in range(5):
+    for seed in range(30):
         model = without_biases((47, 31, 17, 5), seed)
         x = 2 * torch.rand(1, 47, generator=draw, dtype=torch.float64) - 1
         first, second = (explain(model, x, int(c), composite=composite).input[0] for c in model(x)[0].topk(2).indices)
@@ -187,8 +189,8 @@ def chosen(answer: Callable) -> str | None:
     total = explain(model, x.new_ones(1, 7), None, composite=composite).input.sum()
     if not same(total, 1.0, 1e-6):
         raise NotYet(f"Wish 3: in a network without biases the map adds up to {shown(total)} in place of 1.")
-    if (found := likeness(composite)) > 0.5:
-        raise NotYet(f"Wish 4: on five networks the maps of two classes have the correlation {found:.2f}, in the mean.")
+    if (found := likeness(composite)) > 0.45:
+        raise NotYet(f"Wish 4: on 30 networks the maps of two classes have the correlation {found:.2f}, in the mean.")
     return "it meets all four wishes"
 
 

@@ -185,6 +185,10 @@ CHECKS: dict[str, Check] = {
     "ex-04-toy": value(
         [[True, False, True], [True, False]],
         hints=[
+            (
+                [[1, 3], [1]],
+                "Write True or False for each of the three hidden neurons, and for each of the two inputs.",
+            ),
             ([[False, True, False], [True, False]], "That explains the first output."),
             ([[False, True, False], [False, True]], "The logit is negative: dividing by it turns the signs around."),
             ([[False, True, False], [False, False]], "The logit is negative: dividing by it turns the signs around."),

@@ -62,6 +62,8 @@ def layers_until(factor: float, smallest: float) -> int:
 
 def of_factors() -> Iterator[tuple[float, float]]:
     yield 10.0, 0.005
+    yield 2.0, 0.25  # equal is not below
+    yield 2.0, 2.0**-149
     for factor in (8.2, 4.1, 1.7, 31.0):
         for smallest in (1.4e-45, 5e-324 * 1e20, 0.3):
             yield factor, smallest

@@ -56,8 +56,9 @@ def small_networks() -> Iterator[tuple[str, nn.Sequential, Tensor]]:
 
     draw = torch.Generator().manual_seed(2)
     for sizes, seed in NETWORKS.items():
-        name, net = f"klrp.models.mlp({sizes}, seed={seed})", mlp(sizes, seed=seed).double()
-        yield name, net, torch.rand(1, sizes[0], generator=draw).double()
+        net = mlp(sizes, seed=seed, dtype=torch.float64)
+        name = f"klrp.models.mlp({sizes}, seed={seed}, dtype=torch.float64)"
+        yield name, net, torch.rand(1, sizes[0], generator=draw, dtype=torch.float64)
 
 
 def paths_by_input(net: nn.Sequential, x: Tensor, rule: Any, of: Callable[[float], tuple]) -> list[list[Factors]]:
@@ -75,7 +76,7 @@ def walked(answer: Any, samples: Tensor, rule: Any) -> Iterator[tuple[str, nn.Se
     """The laws of an answer (semiring, theta), then its elements at the inputs [inputs, *shape] of each small network."""
     from klrp import KlrpError, Semiring, check_laws, explain
 
-    if not (isinstance(answer, tuple) and len(answer) >= 2 and isinstance(answer[0], Semiring)):
+    if not (isinstance(answer, tuple | list) and len(answer) >= 2 and isinstance(answer[0], Semiring)):
         raise NotYet(f"A klrp.Semiring and its Θ are asked for, as a tuple; your answer is {shown(answer)}.")
     semiring, theta, *_ = answer
     try:
@@ -121,7 +122,7 @@ def scatter(answer: Any) -> str:
     """The checker of ex-07-variance: (semiring, theta, finish), where finish makes variances of elements."""
     from klrp.rules import zplus
 
-    if not (isinstance(answer, tuple) and len(answer) == 3):
+    if not (isinstance(answer, tuple | list) and len(answer) == 3):
         raise NotYet(f"A tuple of semiring, theta and finish is asked for; your answer is {shown(answer)}.")
     shape = getattr(answer[0], "shape", ())
     samples = torch.randn(5, *shape, generator=torch.Generator().manual_seed(5)).double()

@@ -132,11 +132,24 @@ def function(
             if n == 0 and unanswered(got):
                 return None
             if not same(got, right, within):
-                raise NotYet(f"For {named(reference, case)}: expected {shown(right)}, your function gave {shown(got)}.")
+                raise NotYet(
+                    f"For {named(reference, case)}: expected {shown(right)}, your function gave {shown(got)}"
+                    f"{alike(got, right)}."
+                )
             n += 1
         return f"on {n} input{'s' * (n > 1)}"
 
     return checker
+
+
+def alike(got: Any, right: Any) -> str:
+    """What tells two values apart that are written in the same way; empty where they are not."""
+    if shown(got) != shown(right):
+        return ""
+    kinds = [f"{v.dtype} {list(v.shape)}" if isinstance(v, Tensor) else type(v).__name__ for v in (got, right)]
+    return (
+        f", which is {kinds[0]} in the place of {kinds[1]}" if kinds[0] != kinds[1] else ", which is not precise enough"
+    )
 
 
 def called(answer: Callable, reference: Callable, case: tuple) -> Any:
@@ -160,9 +173,12 @@ def same(got: Any, right: Any, within: float = 0.0) -> bool:
             and got.keys() == right.keys()
             and all(same(got[k], right[k], within) for k in right)
         )
-    if isinstance(right, str | set | frozenset):
-        return type(got) is type(right) and (got.strip() == right.strip() if isinstance(right, str) else got == right)
+    if isinstance(right, str):
+        return isinstance(got, str) and plain(got) == plain(right)
+    if isinstance(right, set | frozenset):
+        return isinstance(got, set | frozenset | list | tuple) and set(got) == right
     if isinstance(right, Sequence) and not numeric(right):
+        got = list(got) if isinstance(got, Tensor) and got.ndim else got
         return (
             isinstance(got, Sequence)
             and len(got) == len(right)
@@ -172,11 +188,18 @@ def same(got: Any, right: Any, within: float = 0.0) -> bool:
         a, b = (torch.as_tensor(v).detach().cpu() for v in (got, right))
     except (TypeError, ValueError, RuntimeError):
         return bool(got == right)
-    if a.shape != b.shape or (a.dtype == torch.bool) != (b.dtype == torch.bool):
+    if a.shape != b.shape:
         return False
+    if (a.dtype == torch.bool) != (b.dtype == torch.bool) and (isinstance(got, Tensor) or a.dtype == torch.bool):
+        return False  # of a tensor the dtype is part of the answer; in a list 1 and 0 are as good as truth values
     a, b = a.double(), b.double()
     near = (a - b).abs() <= within * b.abs().clamp(min=1)
     return bool((near & b.isfinite() | (a == b)).all())
+
+
+def plain(text: str) -> str:
+    """Of "B", "(b)" and "b." the letter; of other texts, without spaces at the ends and capitals."""
+    return text.strip().strip("().*").casefold()
 
 
 def numeric(values: Sequence) -> bool:

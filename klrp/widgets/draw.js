@@ -403,9 +403,11 @@ var klrpLive = (() => {
     p: { name: "p", says: "p, from sum to maximum", base: 2, low: 0, high: 5, step: 0.1 },
   };
 
-  // What the colours of a map say, for class c.
+  // What the colours of a map say, for class c. The walk starts with 1, whatever the sign of the logit.
   const LEGENDS = {
-    real: (c) => `Red pixels speak for ${c}, blue ones against it.`,
+    real: (c, { ask, run }) => ask.rule === "zplus" ? `The darker, the more relevance comes down from ${c}, without signs.`
+      : RULES[ask.rule].plain && run.z[2][c] < 0 ? `The logit of ${c} is negative. Red made it so; blue speaks for ${c}.`
+        : `Red pixels speak for ${c}, blue ones against it.`,
     boolean: (c) => `Red: some relevant path leads from ${c} to this pixel.`,
     counting: (c) => `The darker, the more relevant paths lead from ${c} to the pixel.`,
     viterbi: (c) => `The darker, the stronger the best path from ${c} to the pixel.`,
@@ -622,7 +624,7 @@ var klrpLive = (() => {
         showControls(result);
         say(answer, ...answered(result));
         say(count, total(result));
-        say(legend, result.run ? LEGENDS[result.ask.semiring](result.target) : "");
+        say(legend, result.run ? LEGENDS[result.ask.semiring](result.target, result) : "");
         canvas.setAttribute("aria-label", "The network as columns of neurons, coloured by their relevance for class " +
           `${result.target}. ${legend.textContent} ${count.textContent}`);
         if (state.comparing) showSecond(result);

@@ -61,7 +61,7 @@ WRONG = {
         {"leaky", "hardtanh", "elu"},
         {"leaky", "hardtanh", "silu", "elu", "softplus"},
         {"leaky", "hardtanh"},
-        ["leaky", "hardtanh", "silu", "elu"],
+        ["leaky", "hardtanh", "silu", "relu"],
     ],
     "ex-16-other": [
         OTHER | {"viterbi": [0.5, 0.5]},

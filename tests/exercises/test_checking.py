@@ -22,12 +22,13 @@ def test_a_label_that_is_none(label):
 SAME = [
     (0.5, 0.5, 0), (0.3, 0.1 + 0.2, 1e-12), (torch.tensor([1.0, 2.0]), [1, 2], 0), ([[1, 2]], torch.tensor([[1, 2]]), 0),
     ("b", "b ", 0), ({"a", "b"}, {"b", "a"}, 0), ({"x": 1.0, "y": [True]}, {"x": 1, "y": [True]}, 0), ((1, "a"), [1, "a"], 0),
+    ([1, 0], [True, False], 0), ("(B)", "b", 0), (["b", "a"], {"a", "b"}, 0), (torch.ones(2, 3), [torch.ones(3)] * 2, 0),
     (float("inf"), float("inf"), 0), (torch.tensor(True), True, 0), (1e6 + 1e-3, 1e6, 1e-8), (frozenset("a"), frozenset("a"), 0),
 ]  # fmt: skip
 OTHER = [
-    (0.5, 0.6, 0.01), ([1, 2], [1, 2, 3], 0), (torch.ones(2, 1), torch.ones(2), 0), ("a", "b", 0), (1, "b", 0),
-    ({"x": 1}, {"y": 1}, 0), ([1, 0], [True, False], 0), (float("nan"), 1.0, 0.1), (None, 1, 0), (["a"], ["a", "b"], 0),
-    ({"a"}, ["a"], 0), (object(), 1.0, 0), (3.0, float("inf"), 0.1), ([1.0, -float("inf")], [1.0, float("inf")], 1),
+    (0.5, 0.6, 0.01), ([1, 2], [1, 2, 3], 0), (torch.ones(2, 1), torch.ones(2), 0), ("a", "b", 0), (1, "b", 0), ([2, 0], [True, False], 0),
+    ({"x": 1}, {"y": 1}, 0), (torch.tensor([1, 0]), [True, False], 0), (float("nan"), 1.0, 0.1), (None, 1, 0), (["a"], ["a", "b"], 0),
+    ("ab", {"a", "b"}, 0), ([True], [1], 0), (object(), 1.0, 0), (3.0, float("inf"), 0.1), ([1.0, -float("inf")], [1.0, float("inf")], 1),
 ]  # fmt: skip
 
 

@@ -260,3 +260,9 @@ def test_without_a_browser_the_message_says_so(monkeypatch):
     monkeypatch.setattr(pdf.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit, match="Chromium or Chrome"):
         pdf.chromium()
+
+
+def test_a_copy_for_students_does_not_speak_of_solutions_below():
+    for path in (ROOT / "book").glob("[01]*.ipynb"):
+        copy = student.student_copy(nbformat.read(path, as_version=4))
+        assert not [c.id for c in copy.cells if "folded away" in " ".join(c.source.split())], path.name
