@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import reduce
 from itertools import islice
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from klrp.data.folders import staging
+from klrp.data.folders import write_whole
 from klrp.errors import KlrpError
 from klrp.masks import Masks
 from klrp.perturbation import flipping
@@ -39,7 +38,13 @@ G = TypeVar("G", Masks, Scores, flipping.Curves, Gains, Examined)
 
 
 def resume(
-    path: str | Path, parts: Iterable[Any], gather: Callable[[Any], G], *, run: str = "", progress: bool = True
+    path: str | Path,
+    parts: Iterable[Any],
+    gather: Callable[[Any], G],
+    *,
+    run: str = "",
+    semiring: Semiring | None = None,
+    progress: bool = True,
 ) -> G:
     """The sum of ``gather(part)`` over all parts, stored after each of them: who is interrupted loses one part at most.
 
@@ -53,6 +58,7 @@ def resume(
         parts: batches of a data set, for instance; in the same order at each call.
         gather: gives masks, scores, curves, gains or examinations of one part.
         run: what must not change between the calls, in words: network, rule, data. A file of another run is refused.
+        semiring: as in `load`.
         progress: whether a bar on stderr counts the parts.
 
     Raises:
@@ -65,8 +71,8 @@ def resume(
     from tqdm import tqdm
 
     path = Path(path).expanduser()
-    total, done = _stored(path, run) if path.exists() else (None, 0)
-    size = len(parts) if isinstance(parts, Sequence) or hasattr(parts, "__len__") else None  # type: ignore[arg-type]
+    total, done = _stored(path, run, semiring) if path.exists() else (None, 0)
+    size = len(parts) if hasattr(parts, "__len__") else None
     seen = done
     for part in tqdm(islice(parts, done, None), "parts", size, initial=done, leave=False, disable=not progress):
         found = gather(part)
@@ -80,8 +86,8 @@ def resume(
     return total
 
 
-def _stored(path: Path, run: str) -> tuple[Any, int]:
-    found, about = _read(path.read_bytes(), str(path), None)
+def _stored(path: Path, run: str, own: Semiring | None = None) -> tuple[Any, int]:
+    found, about = _read(path.read_bytes(), str(path), own)
     if about["run"] != run:
         raise KlrpError.value(
             f"run: got {run!r}, but {path} belongs to {about['run']!r}; give another path, or delete that file."
@@ -103,10 +109,7 @@ def save(path: str | Path, gathered: Any, *, run: str = "", parts: int = 1) -> N
     Example:
         >>> klrp.gathering.save("masks.safetensors", found)
     """
-    blob, path = _written(gathered, run, parts), Path(path).expanduser()
-    with staging(path.parent, "Give a path in a folder that can be written") as temp:
-        (temp / path.name).write_bytes(blob)
-        os.replace(temp / path.name, path)
+    write_whole(Path(path).expanduser(), _written(gathered, run, parts))
 
 
 def load(path: str | Path, *, semiring: Semiring | None = None) -> Any:
@@ -114,7 +117,8 @@ def load(path: str | Path, *, semiring: Semiring | None = None) -> Any:
 
     Args:
         path: of the file.
-        semiring: that of masks over a semiring of your own, which a file knows by name alone.
+        semiring: that of masks over a semiring that is not shipped, klrp.signed("counting") for instance, which a file
+            knows by name alone.
 
     Raises:
         KlrpError: no such file, a damaged one, one of another kind, or a semiring that is not shipped.

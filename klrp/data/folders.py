@@ -36,6 +36,13 @@ def staging(folder: Path, hint: str) -> Iterator[Path]:
         raise KlrpError.value(f"Writing to {folder} failed: {error}. {hint}.") from None
 
 
+def write_whole(path: Path, blob: bytes) -> None:
+    """Write a file, which is replaced as a whole or not at all; missing folders are made."""
+    with staging(path.parent, "Give a path in a folder that can be written") as temp:
+        (temp / path.name).write_bytes(blob)
+        os.replace(temp / path.name, path)
+
+
 def check_count(caller: str, argument: str, value: int, what: str) -> None:
     if not isinstance(value, int) or value < 1:
         raise KlrpError.value(f"{caller}: {argument} is {value!r}; give {what}, an integer >= 1.")

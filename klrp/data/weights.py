@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from klrp.data.folders import staging
+from klrp.data.folders import write_whole
 from klrp.errors import KlrpError
 
 CONVERT = (
@@ -80,9 +79,7 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
     path = Path(path).expanduser()
     # safetensors refuses two names for one storage, which tied weights have: each gets its own.
     blob = save({name: x.detach().cpu().clone().contiguous() for name, x in state_dict.items()})
-    with staging(path.parent, "Give a path in a folder that can be written") as temp:
-        (temp / path.name).write_bytes(blob)
-        os.replace(temp / path.name, path)
+    write_whole(path, blob)
 
 
 def _load_zip(path: Path, blob: bytes, *, trusted: bool) -> dict[str, Tensor]:

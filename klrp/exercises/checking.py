@@ -17,7 +17,7 @@ from torch import Tensor
 
 from klrp.errors import KlrpError
 
-Check = Callable[[Any], str]  # from an answer to what was checked, "on 20 inputs"; raises NotYet
+Check = Callable[[Any], str | None]  # from an answer to what was checked, "on 20 inputs"; None: no answer; or NotYet
 UNANSWERED = (None, ...)
 LONGEST = 300  # characters of a value in a message
 
@@ -134,7 +134,7 @@ def function(
             if not same(got, right, within):
                 raise NotYet(
                     f"For {named(reference, case)}: expected {shown(right)}, your function gave {shown(got)}"
-                    f"{alike(got, right)}."
+                    f"{told_apart(got, right)}."
                 )
             n += 1
         return f"on {n} input{'s' * (n > 1)}"
@@ -142,7 +142,7 @@ def function(
     return checker
 
 
-def alike(got: Any, right: Any) -> str:
+def told_apart(got: Any, right: Any) -> str:
     """What tells two values apart that are written in the same way; empty where they are not."""
     if shown(got) != shown(right):
         return ""

@@ -13,6 +13,9 @@ from torch import Tensor
 from klrp.errors import KlrpError
 from klrp.plot.maps import caption
 
+# Told apart without one kind of cones too (by 15 in CIE Lab), and from white paper: see tests/project/test_colours.py.
+COLOURS = ("#0072b2", "#d55e00", "#4b1e1e", "#9600ff", "#b47869", "#1e0087", "#872d0f", "#5a5a69")
+
 
 def curves(
     xs: Any,
@@ -65,8 +68,8 @@ def _draw(ax: Axes, xs: Tensor, values: Tensor, number: int, label: str, band: t
     if values.ndim == 2:
         band = (values.amin(0), values.amax(0)) if band is None else band
         values = values.mean(0)
-    # Ten colours, then again with dashes.
-    style = dict(color=f"C{number % 10}", linestyle="-" if number < 10 else "--", linewidth=1.4)
+    n = len(COLOURS)  # then again with dashes
+    style = dict(color=COLOURS[number % n], linestyle="-" if number < n else "--", linewidth=1.4)
     ax.plot(xs.numpy(), values.numpy(), label=label, **style)
     if band is not None:
         low, high = map(_numbers, band)

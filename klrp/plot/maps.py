@@ -213,6 +213,13 @@ def _frame(pixels: np.ndarray, ax: Axes | None, title: str | None, alt: str | No
     return ax
 
 
+def ink_on(red: float, green: float, blue: float) -> str:
+    """Black or white, whichever has the larger contrast (WCAG 2.2) on a colour in [0, 1]; that is 4.58 at least."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (red, green, blue)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#fff"
+
+
 def caption(ax: Axes, title: str | None, alt: str | None) -> None:
     ax.set_title(title or "", fontsize=10, pad=4)
     ax.set_label(alt or title or "")

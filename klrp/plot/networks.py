@@ -18,7 +18,7 @@ from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.plot.maps import SIGNED, caption
+from klrp.plot.maps import SIGNED, caption, ink_on
 from klrp.plot.values import check_index
 
 LARGEST = 40  # neurons whose values can still be read
@@ -314,8 +314,7 @@ def _boxes(ax: Axes, x: int, names: list[str], layer: list[_Mark], most: float) 
         share = max(-1.0, min(1.0, mark.size / most))
         # Where the scale of maps is as dark as the lines are, not where it ends.
         face = SIGNED(0.5 + 0.4 * share)
-        bright = 0.299 * face[0] + 0.587 * face[1] + 0.114 * face[2] > 0.5
-        text.set_color("black" if bright else "white")
+        text.set_color(ink_on(*face[:3]))
         place = inch + ScaledTranslation(*text.get_position(), ax.transData)
         style = dict(boxstyle="round,pad=0,rounding_size=0.06", transform=place, clip_on=False, zorder=5)
         box = FancyBboxPatch((-wide, -high), 2 * wide, 2 * high, facecolor=face, edgecolor=_colour(mark.size), **style)

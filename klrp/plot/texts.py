@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from klrp.errors import KlrpError
-from klrp.plot.maps import SIGNED
+from klrp.plot.maps import SIGNED, ink_on
 from klrp.plot.values import limit_of
 from klrp.tables import Table
 
@@ -112,7 +112,7 @@ def _coloured(row: list[tuple[str, float]], end: float) -> str:
     spans = []
     for word, value in row:
         red, green, blue, _ = SIGNED(0.5 + 0.5 * max(-1.0, min(1.0, value / end)), bytes=True)
-        ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "#fff"
+        ink = ink_on(red / 255, green / 255, blue / 255)
         style = f"background:rgb({red},{green},{blue});color:{ink};padding:0.15em 0.3em;border-radius:0.2em"
         spans.append(f'<span style="{style}" title="{_signed(value)}">{html.escape(word)}</span>')
     return " ".join(spans)

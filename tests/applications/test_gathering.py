@@ -143,6 +143,20 @@ def test_masks_of_a_semiring_of_ones_own(data, tmp_path):
         gathering.load(tmp_path / "own", semiring=klrp.VITERBI)
 
 
+def test_a_run_over_a_semiring_that_is_not_shipped_goes_on(network, data, tmp_path):
+    semiring = klrp.signed("counting")
+    parts = list(zip(data[0].split(5), data[1].split(5), strict=True))
+
+    def gather(part):
+        return masks.collect(network, [part], semiring=semiring, theta=threshold(0.05), progress=False)
+
+    gathering.save(tmp_path / "cut", gather(parts[0]), run="signed", parts=1)
+    with pytest.raises(KlrpError, match="semiring"):
+        gathering.resume(tmp_path / "cut", parts, gather, run="signed", progress=False)
+    found = gathering.resume(tmp_path / "cut", parts, gather, run="signed", semiring=semiring, progress=False)
+    assert same(found, gather(parts[0]) + gather(parts[1]) + gather(parts[2]))
+
+
 @pytest.mark.parametrize("kind", gathering.KINDS)
 def test_a_run_that_fails_goes_on(network, data, kind, tmp_path):
     gather, parts = gatherers(network)[kind], list(zip(data[0].split(2), data[1].split(2), strict=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
+from pdf import BROWSERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,8 +35,7 @@ def soups(site):
 
 def chromium():
     """The path of a Chromium on this machine, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    return next(filter(None, map(shutil.which, names)), None)
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(scope="module")  # longer, and Playwright's event loop would be in the way of other tests

@@ -307,7 +307,7 @@ def test_the_reference_has_every_public_function_and_class(soups):
     names = (
         "symbolic semirings conversions thresholds rules composites data models plot widgets masks pruning perturbation"
     )
-    names += " quality"
+    names += " quality paths circuits homomorphisms gathering exercises"
     for module in [klrp, *(importlib.import_module(f"klrp.{name}") for name in names.split())]:
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)

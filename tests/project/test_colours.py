@@ -99,12 +99,7 @@ def test_what_is_infinite_differs_from_what_is_large(sight):
 
 # -------------------------------------------------------------------- lines
 
-TAB10 = (
-    "matplotlib's own colours: the second and the third differ by 5 without red cones; klrp/plot/lines.py may choose"
-)
 
-
-@pytest.mark.xfail(reason=TAB10, strict=True)
 def test_lines_differ():
     """Lines of one kind, each from each other, by 15 at least, and from the paper by a contrast of 3."""
     ax = plot.curves(range(3), {f"{i}": torch.rand(3) for i in range(8)})
@@ -117,10 +112,7 @@ def test_lines_differ():
 
 # -------------------------------------------------------------------- texts
 
-INK = "the ink is chosen by brightness, not by contrast: 3.4 at the worst; klrp/plot may choose the better of the two"
 
-
-@pytest.mark.xfail(reason=INK, strict=True)
 def test_coloured_words_can_be_read():
     drawn = plot.words(torch.linspace(-1, 1, 257), [f"w{i}" for i in range(257)], limit=1.0)
     styles = re.findall(r"background:rgb\((\d+),(\d+),(\d+)\);color:(#\w+)", drawn.html)
@@ -128,7 +120,6 @@ def test_coloured_words_can_be_read():
     assert min(contrast(np.array(ground, float) / 255, ink) for *ground, ink in styles) >= 4.5
 
 
-@pytest.mark.xfail(reason=INK, strict=True)
 def test_values_in_the_boxes_of_a_network_can_be_read():
     grounds = []
     for values in np.array_split(np.linspace(-1, 1, 129), 5):

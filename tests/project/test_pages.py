@@ -97,7 +97,10 @@ def press(slider):
 def test_sliders_move_by_keys(page):
     """Each step changes the picture, its alternative text, the label, and what a screen reader says."""
     page.evaluate(UNFOLD)
-    for slider in page.locator("main figure[id^=klrp-] input[type=range]").all():
+    sliders = page.locator("main figure[id^=klrp-] input[type=range]")
+    live = page.locator("main div.klrp-live input[type=range]")
+    assert page.locator("main input[type=range]").count() == sliders.count() + live.count(), "a slider of another kind"
+    for slider in sliders.all():
         before = slider.evaluate(SHOWN)
         press(slider)
         after = slider.evaluate(SHOWN)
@@ -122,6 +125,10 @@ WIDE = """boxes => {
   const all = [...document.querySelectorAll("main article *")];
   const wide = all.filter(e => e.matches(boxes) && scrolls(e));
   wide.push(...all.filter(e => e.matches("table, img") && e.getBoundingClientRect().right > innerWidth + 1));
+  if (innerWidth > 768) {  // a formula in a line of text does not break
+    const edge = document.querySelector("main article")?.getBoundingClientRect().right ?? innerWidth;
+    wide.push(...all.filter(e => e.matches("mjx-container:not([display])") && e.getBoundingClientRect().right > edge + 1));
+  }
   const texts = wide.map(e => `${e.tagName}: ${(e.innerText || e.alt || "an equation").trim().slice(0, 60)}`);
   return scrolls(document.documentElement) ? [...texts, "the page itself"] : texts;
 }"""

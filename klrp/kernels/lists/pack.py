@@ -69,10 +69,9 @@ def pack(w: Tensor, often: bool = True) -> Weights:
     """
     groups, sources, targets, offsets = w.shape
     dense = groups == offsets == 1 and w.stride(2) == 1
-    fits = (
-        dense and not often and targets % WIDE and not targets % NARROW
-    )  # narrow blocks, and no copy for a single use
-    lanes = NARROW if targets <= NARROW or fits else WIDE
+    fits = targets % WIDE != 0 and targets % NARROW == 0
+    # For a single use a copy costs more than narrow blocks.
+    lanes = NARROW if targets <= NARROW or dense and fits and not often else WIDE
     blocks = -(-targets // lanes)
     if dense and targets % lanes == 0:
         # A row of a dense matrix holds its blocks one after the other: no copy.
