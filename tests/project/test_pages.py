@@ -132,6 +132,7 @@ WIDE = """boxes => {
   const texts = wide.map(e => `${e.tagName}: ${(e.innerText || e.alt || "an equation").trim().slice(0, 60)}`);
   return scrolls(document.documentElement) ? [...texts, "the page itself"] : texts;
 }"""
+SETTLED = "() => new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 200))"
 TABLES = ".cell_output:has(table, img), .pst-scrollable-table-container"
 BOXES = f"{TABLES}, pre, .cell_output, .output, div.math, mjx-container[display='true']"
 
@@ -141,6 +142,7 @@ def test_nothing_is_cut_or_scrolls_sideways(page):
     page.evaluate(UNFOLD)
     wide = page.evaluate(WIDE, BOXES)
     page.set_viewport_size(PHONE)
+    page.evaluate(SETTLED)  # the live figure draws itself anew when its width has changed
     wide_on_a_phone = page.evaluate(WIDE, TABLES)
     page.set_viewport_size(DESKTOP)
     assert not wide and not wide_on_a_phone
